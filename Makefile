@@ -1,0 +1,50 @@
+PYTHON311 ?= python3.11
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+CHECKPOINT := assets/checkpoints/flux-tiny
+REPOSITORY := build/flux-tiny-cpu
+TYPED := families diffusion export gateway serving
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repository demo serve test test-slow check clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
+
+setup: $(VENV)/.installed ## make .venv with the pinned dependencies (needs python3.11 and libpython3.11)
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON311) >/dev/null || { echo "error: python3.11 is missing:" \
+		"apt-get install python3.11 python3.11-venv libpython3.11" >&2; exit 1; }
+	@$(PYTHON311) -c "import ensurepip" 2>/dev/null || { echo "error: Python's venv module is missing:" \
+		"apt-get install python3.11-venv" >&2; exit 1; }
+	@$(PYTHON311) -c "from serving.machine import check; check()"
+	$(PYTHON311) -m venv $(VENV)
+	$(PYTHON) -m pip install --disable-pip-version-check --requirement requirements.lock
+	$(PYTHON) -m pip install --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+repository: setup ## export flux-tiny for this machine, unless that has been done
+	$(PYTHON) -m export --checkpoint $(CHECKPOINT) --target cpu --output $(REPOSITORY)
+
+demo: repository ## start all, draw one picture to out/demo.png, stop all
+	$(PYTHON) -m gateway.demo --repository $(REPOSITORY) --output out/demo.png
+
+serve: repository ## Triton and the gateway in the foreground, until Ctrl-C
+	$(PYTHON) -m gateway --embedded $(REPOSITORY)
+
+test: setup ## run the tests
+	$(PYTHON) -m pytest
+
+test-slow: setup ## run the tests that take minutes
+	$(PYTHON) -m pytest -m "slow and not gpu"
+
+check: setup ## lint, format, types, generated configs, house rules
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy $(TYPED)
+	$(PYTHON) -m families --check
+	$(PYTHON) -m pytest --quiet tests/test_house.py
+
+clean: ## remove what is built, and the caches; .venv stays
+	rm -rf build out .mypy_cache .pytest_cache .ruff_cache .hypothesis
