@@ -1,0 +1,13 @@
+"""Why a picture is not finished; what a request may not ask for is families' InvalidRequest."""
+
+
+class Cancelled(Exception):
+    """Nobody waits for the picture any more."""
+
+
+class EngineError(Exception):
+    """An engine refused a call or failed in it; the message names its model."""
+
+
+class BadPrediction(Exception):
+    """An engine answered with something that is no prediction; it concerns one sample only."""

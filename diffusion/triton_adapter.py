@@ -1,0 +1,142 @@
+"""Between Triton's Python backend and procedures: requests, answers, errors, calls of other models."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from diffusion.errors import Cancelled, EngineError
+from families import ComponentSpec, FamilySpec, InvalidRequest
+
+Outputs = Mapping[str, Tensor | NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where a stage is served; `checkpoint` holds the parts that export gave it, without weights."""
+
+    model: str
+    checkpoint: Path
+    parameters: Mapping[str, str]
+
+    @classmethod
+    def of(cls, args: Mapping[str, str]) -> Deployment:
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        return cls(args["model_name"], Path(args["model_repository"], "checkpoint"), parameters)
+
+    def integer(self, name: str) -> int:
+        """The parameter `name` of the model's config, which export writes."""
+        if name not in self.parameters:
+            raise ValueError(
+                f"{self.model} has no parameter {name!r}: serve a repository that export assembled"
+            )
+        return int(self.parameters[name])
+
+
+@dataclass(frozen=True)
+class Request:
+    """One Triton request. Every tensor has its batch axis first."""
+
+    raw: Any
+
+    def array(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = pb_utils.get_input_tensor_by_name(self.raw, name).as_numpy()
+        return array
+
+    def tensor(self, name: str) -> Tensor:
+        return _to_torch(pb_utils.get_input_tensor_by_name(self.raw, name))
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a [B, 1] tensor, one a row."""
+        values: list[Any] = self.array(name).reshape(-1).tolist()
+        return values
+
+    def texts(self, name: str) -> list[str]:
+        """The values of a [B, 1] STRING tensor; InvalidRequest if one is not UTF-8."""
+        try:
+            return [value.decode() for value in self.column(name)]
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+    def cancelled(self) -> bool:
+        return bool(self.raw.is_cancelled())
+
+
+class Stage(ABC):
+    """Base of a model.py: `setup` once, `run` for each request; an error answers its own request."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        torch.set_num_threads(1)  # the heavy work is in engines; stages must not take their cores
+        self.setup(Deployment.of(args))
+
+    @abstractmethod
+    def setup(self, deployment: Deployment) -> None: ...
+
+    @abstractmethod
+    def run(self, request: Request) -> Outputs: ...
+
+    def execute(self, requests: Iterable[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            outputs = self.run(Request(request))
+        except InvalidRequest as error:
+            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Cancelled:
+            return _refusal("the request was cancelled", pb_utils.TritonError.CANCELLED)
+        except Exception as error:
+            pb_utils.Logger.log_error(traceback.format_exc())
+            return _refusal(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse([_from_any(name, value) for name, value in outputs.items()])
+
+
+def engine(family: FamilySpec, component: ComponentSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """A function that calls the model serving `component`: inputs by name -> its one output."""
+    model, output = family.model_name(component), component.outputs[0].name
+    return lambda inputs: call(model, inputs, output)
+
+
+def call(model: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
+    """`output` of the Triton model `model`. Raises EngineError with its message if it fails."""
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        inputs=[_from_torch(name, tensor) for name, tensor in inputs.items()],
+        requested_output_names=[output],
+    )
+    response = request.exec()
+    if response.has_error():
+        raise EngineError(f"{model}: {response.error().message()}")
+    answer = pb_utils.get_output_tensor_by_name(response, output)
+    if answer is None:
+        raise EngineError(f"{model} answered without {output}")
+    return _to_torch(answer)
+
+
+def _refusal(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _to_torch(tensor: Any) -> Tensor:
+    return from_dlpack(tensor.to_dlpack())
+
+
+def _from_torch(name: str, tensor: Tensor) -> Any:
+    return pb_utils.Tensor.from_dlpack(name, tensor.contiguous())
+
+
+def _from_any(name: str, value: Tensor | NDArray[Any]) -> Any:
+    return pb_utils.Tensor(name, value) if isinstance(value, np.ndarray) else _from_torch(name, value)
