@@ -1,0 +1,1 @@
+"""pictures + captions -> tiny checkpoints, LoRA adapters, evaluation."""

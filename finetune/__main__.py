@@ -1,0 +1,72 @@
+"""Command line: `python -m finetune pretrain flux-tiny`, `python -m finetune evaluate CHECKPOINT`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from finetune import checker, evaluate, pretrain
+from finetune.dataset import TRAIN_PICTURES
+
+CACHE = Path("build/pictures")
+CHECKPOINTS = Path("assets/checkpoints")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    work = options.work or Path("build/pretrain") / options.checkpoint
+    output = options.output or CHECKPOINTS / options.checkpoint
+    for name, stage in pretrain.stages(work, output, options.workers).items():
+        if options.only in (None, name) and (name in ("assemble", "card") or not (work / name).exists()):
+            stage()
+
+
+def _checker(options: argparse.Namespace) -> None:
+    trained = checker.train(options.cache, TRAIN_PICTURES)
+    checker.save(trained)
+    print(checker.accuracy(trained, options.cache))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    evaluate.report(
+        options.checkpoint, options.cache, options.output, options.num_inference_steps, options.guidance_scale
+    )
+
+
+def _add_pretrain(commands: Any) -> None:
+    train = commands.add_parser("pretrain", help="train a tiny checkpoint; resumes where it stopped")
+    train.add_argument("checkpoint", choices=["flux-tiny"])
+    train.add_argument("--work", type=Path, help="intermediate results (default build/pretrain/CHECKPOINT)")
+    train.add_argument("--output", type=Path, help="default assets/checkpoints/CHECKPOINT")
+    train.add_argument("--workers", type=int, default=2, help="processes for the transformer")
+    train.add_argument("--only", choices=pretrain.STAGES, help="one stage")
+    train.set_defaults(run=_pretrain)
+
+
+def _add_checker(commands: Any) -> None:
+    judge = commands.add_parser("checker", help="train the classifier that judges generated pictures")
+    judge.add_argument("--cache", type=Path, default=CACHE, help="where drawn pictures are kept")
+    judge.set_defaults(run=_checker)
+
+
+def _add_evaluate(commands: Any) -> None:
+    score = commands.add_parser("evaluate", help="prompt fidelity on 200 held-out prompts")
+    score.add_argument("checkpoint", type=Path)
+    score.add_argument("--cache", type=Path, default=CACHE, help="where drawn pictures are kept")
+    score.add_argument("--output", type=Path, default=Path("out/evaluate"))
+    score.add_argument("--num-inference-steps", type=int, default=28)
+    score.add_argument("--guidance-scale", type=float, default=3.5)
+    score.set_defaults(run=_evaluate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for add in (_add_pretrain, _add_checker, _add_evaluate):
+        add(commands)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Prompt fidelity: stock diffusers draws 200 held-out prompts, the checker says what it sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+from tqdm import tqdm
+
+from finetune import checker
+from finetune.captions import held_out_prompts
+from finetune.dataset import Pixels
+from finetune.scene import Scene
+
+ASKED = ("product", "colour", "background")  # what every evaluation prompt names
+BATCH = 20
+
+
+def generate(pipeline: FluxPipeline, prompts: list[str], steps: int, guidance: float) -> Pixels:
+    """[N, 128, 128, 3] uint8; prompt n is drawn with seed n."""
+    length, rows = pipeline.tokenizer_2.model_max_length, []
+    for start in tqdm(range(0, len(prompts), BATCH), desc="generate"):
+        batch = prompts[start : start + BATCH]
+        seeds = [torch.Generator().manual_seed(start + place) for place in range(len(batch))]
+        rows += pipeline(
+            batch, height=128, width=128, num_inference_steps=steps, guidance_scale=guidance,
+            max_sequence_length=length, generator=seeds,
+        ).images  # fmt: skip
+    return np.stack([np.asarray(picture) for picture in rows])
+
+
+def grid(pixels: Pixels, columns: int) -> Image.Image:
+    """Pictures side by side, `columns` in a row."""
+    rows = [
+        np.concatenate(list(pixels[start : start + columns]), axis=1)
+        for start in range(0, len(pixels), columns)
+    ]
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def scores(right: dict[str, torch.Tensor], scenes: list[Scene]) -> dict[str, float]:
+    """Share right of each attribute asked, of all three at once, and of marks where the prompt names one."""
+    result = {name: right[name].float().mean().item() for name in ASKED}
+    result["all three"] = torch.stack([right[name] for name in ASKED]).all(0).float().mean().item()
+    for name in ("style", "industry"):
+        named = torch.tensor([getattr(scene, name) is not None for scene in scenes])
+        result[name] = right[name][named].float().mean().item()
+    return result
+
+
+def _wrong(prompts: list[str], right: dict[str, torch.Tensor]) -> list[str]:
+    """What went wrong, prompt by prompt."""
+    faults = [[name for name in ASKED if not right[name][place]] for place in range(len(prompts))]
+    return [f"{prompt}: {', '.join(names)}" for prompt, names in zip(prompts, faults, strict=True) if names]
+
+
+def report(checkpoint: Path, cache: Path, output: Path, steps: int, guidance: float) -> dict[str, float]:
+    """Prints and writes scores.json, grid.png and samples.png; the wrong ones are listed."""
+    judge = checker.load()
+    pipeline = FluxPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    scenes, prompts = map(list, zip(*held_out_prompts(), strict=True))
+    pixels = generate(pipeline, prompts, steps, guidance)
+    right = checker.correct(judge, pixels, scenes)
+    row = {
+        "scores": scores(right, scenes),
+        "checker on drawn pictures": checker.accuracy(judge, cache),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "prompts": len(prompts),
+        "wrong": _wrong(prompts, right),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "scores.json").write_text(json.dumps(row, indent=1))
+    grid(pixels, 20).save(output / "grid.png")
+    grid(pixels[::2], 20).reduce(2).save(output / "samples.png")
+    print(json.dumps(row, indent=1))
+    return row["scores"]
