@@ -1,0 +1,81 @@
+"""Checkpoint -> runnable model repository: `python -m export --checkpoint PATH --target cpu`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from export.checkpoint import open_checkpoint
+from export.errors import ExportError
+from export.manifest import FILE_NAME
+from export.plan import Plan
+from export.status import existing, up_to_date
+from export.targets import TARGETS, target_named
+from families import FamilySpec
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a folder in diffusers' layout")
+    parser.add_argument("--target", required=True, help=f"where it is to run: {', '.join(TARGETS)}")
+    parser.add_argument(
+        "--components", nargs="+", default=[], metavar="NAME", help="export these anew, if unchanged too"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the repository's folder; build/CHECKPOINT-TARGET unless told"
+    )
+    parser.add_argument("--force", action="store_true", help="export every component anew")
+    return parser
+
+
+def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:
+    """The components to export even if nothing changed; ExportError names one that the family lacks."""
+    known = [component.name for component in family.components]
+    for name in names:
+        if name not in known:
+            raise ExportError(f"unknown component {name!r}; {family.name} has {', '.join(known)}")
+    return frozenset(known if force else names)
+
+
+def check_output(output: Path) -> None:
+    """An export replaces its output: so that must be new, empty, or an earlier export."""
+    if (
+        output.exists()
+        and not (output / FILE_NAME).is_file()
+        and (not output.is_dir() or any(output.iterdir()))
+    ):
+        raise ExportError(
+            f"output {output} exists and is no earlier export (no {FILE_NAME}); name another folder"
+        )
+
+
+def export(options: argparse.Namespace) -> None:
+    plan = Plan(open_checkpoint(options.checkpoint), target_named(options.target))
+    output = (options.output or Path("build", plan.name)).resolve()
+    components = again(plan.checkpoint.family, options.components, options.force)
+    check_output(output)
+    previous = existing(output)
+    if not components and up_to_date(plan, output, previous):
+        print(f"{output}: up to date")
+        return
+    from export.build import build, heading  # here, because torch takes seconds to import
+
+    print(f"{plan.checkpoint.name} ({plan.checkpoint_sha256[:12]}) for {plan.target.name}\n{heading()}")
+    build(plan, output, previous, components)
+    print(f"{output}: ready")
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        export(parser().parse_args(arguments))
+    except (ExportError, OSError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished folder is removed
+    sys.exit(main(sys.argv[1:]))

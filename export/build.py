@@ -1,0 +1,94 @@
+"""Builds a repository beside its place and moves it there when whole; a failure changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from export import manifest as manifests
+from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
+from export.component import export_component
+from export.manifest import ComponentRecord, Manifest, sha256_of_file
+from export.plan import Plan, source_files
+from families import ComponentSpec
+
+
+def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[str]) -> Manifest:
+    """Assembles the repository at `output`.
+
+    Engines of `previous`, the manifest of what is there now, are kept if what they are made from is
+    unchanged and `again` does not name them.
+    """
+    with replacing(output) as folder:
+        assemble_models(plan, folder)
+        copy_checkpoint_parts(plan, folder)
+        components = {}
+        for component in plan.checkpoint.family.components:
+            print(f"{component.name:<16}", end="", flush=True)
+            started = time.perf_counter()
+            kept = None if component.name in again else _keep(plan, component, output, previous, folder)
+            record = kept or export_component(plan, component, folder, engine_path(plan, component))
+            effort = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
+            print(_row(record, folder, effort), flush=True)
+            components[component.name] = record
+        manifest = describe(plan, components, folder)
+        manifests.write(manifest, folder)
+    return manifest
+
+
+def heading() -> str:
+    return f"{'component':<16}{'exported in':>12}{'MB':>8}  {'max abs error (allowed)'}"
+
+
+def _row(record: ComponentRecord, folder: Path, effort: str) -> str:
+    errors = ", ".join(f"{error:.1e}" for error in record.max_abs_error.values())
+    megabytes = (folder / record.file).stat().st_size / 1e6
+    return f"{effort:>12}{megabytes:>8.1f}  {errors} ({record.tolerance:g})"
+
+
+def _keep(
+    plan: Plan, component: ComponentSpec, output: Path, previous: Manifest | None, folder: Path
+) -> ComponentRecord | None:
+    """Copies the engine that `output` has, if it is what an export would make; None if it is not."""
+    record = previous.components.get(component.name) if previous else None
+    if record is None or record.inputs_sha256 != plan.component_sha256(component):
+        return None
+    for file in (output / record.file).parent.glob(f"{plan.target.engine_file}*"):
+        shutil.copyfile(file, folder / file.relative_to(output))
+    return record if sha256_of_file(folder / record.file) == record.sha256 else None
+
+
+def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -> Manifest:
+    files = {
+        path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(source_files(folder))
+    }
+    return Manifest(
+        checkpoint=plan.checkpoint.name,
+        checkpoint_sha256=plan.checkpoint_sha256,
+        family=plan.checkpoint.family.name,
+        target=plan.target.name,
+        engine=plan.target.engine,
+        precision=plan.target.precision,
+        axes=plan.ranges,
+        versions=plan.versions,
+        inputs_sha256=plan.sha256,
+        components=components,
+        files=files,
+    )
+
+
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `output` when the block succeeds, and is gone when it fails."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
+        new, old = Path(temporary, "new"), Path(temporary, "old")
+        new.mkdir()
+        yield new
+        if output.exists():
+            output.rename(old)
+        new.rename(output)

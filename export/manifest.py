@@ -1,0 +1,110 @@
+"""manifest.json of an assembled repository: what was exported from what, and whether it still is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+
+
+class ManifestError(Exception):
+    """A repository is not what its manifest says; the message is one line that names the file."""
+
+
+@dataclass(frozen=True)
+class ComponentRecord:
+    """One engine. `inputs_sha256` covers all that it was made from; paths are relative to the repository."""
+
+    file: str
+    sha256: str
+    inputs_sha256: str
+    max_abs_error: dict[str, float]  # axis sizes, in words -> largest difference from torch
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an assembled repository is. Sizes are in pixels, `text_length` in tokens."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    family: str
+    target: str
+    engine: str
+    precision: str
+    axes: dict[str, tuple[int, int]]  # axis -> smallest and largest size of a request
+    versions: dict[str, str]  # package -> version it was exported with
+    inputs_sha256: str  # of everything that the repository was made from
+    components: dict[str, ComponentRecord]
+    files: dict[str, str]  # path relative to the repository -> sha256
+    format: int = FORMAT
+
+
+def sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(root: Path, paths: Iterable[Path]) -> str:
+    """One hash over names (relative to `root`) and contents, in the order of names."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.relative_to(root).as_posix()} {sha256_of_file(path)}\n".encode())
+    return total.hexdigest()
+
+
+def write(manifest: Manifest, repository: Path) -> None:
+    (repository / FILE_NAME).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+
+
+def read(repository: Path) -> Manifest:
+    """The manifest of `repository`; ManifestError if there is none that this code understands."""
+    path = repository / FILE_NAME
+    if not path.is_file():
+        raise ManifestError(f"{repository} is no exported repository: it has no {FILE_NAME}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ManifestError(f"{path} is not JSON: {error}") from None
+    return _parse(values, path)
+
+
+def _parse(values: Any, path: Path) -> Manifest:
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise ManifestError(f"{path} has format {found!r}; this code reads {FORMAT}: export again")
+    if missing := sorted({field.name for field in fields(Manifest)} ^ set(values)):
+        raise ManifestError(f"{path} has other fields than format {FORMAT}: {', '.join(missing)}")
+    try:
+        components = {name: ComponentRecord(**record) for name, record in values["components"].items()}
+        axes = {name: (low, high) for name, (low, high) in values["axes"].items()}
+    except (AttributeError, TypeError) as error:
+        raise ManifestError(f"{path} describes components or axes wrongly: {error}") from None
+    return Manifest(**{**values, "components": components, "axes": axes})
+
+
+def verify(manifest: Manifest, repository: Path) -> None:
+    """ManifestError at the first file of `repository` that is missing or not as it was exported."""
+    for name, expected in manifest.files.items():
+        path = repository / name
+        if not path.is_file():
+            raise ManifestError(f"{path} is missing; export again")
+        if (actual := sha256_of_file(path)) != expected:
+            raise ManifestError(
+                f"{path} was changed: sha256 {actual[:12]}, the manifest says {expected[:12]}"
+            )
+
+
+def differing_versions(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:
+    """One line for each package whose installed version is not the one of the export."""
+    return [
+        f"{name} {installed.get(name, 'absent')} is installed, the repository was exported with {version}"
+        for name, version in manifest.versions.items()
+        if installed.get(name) != version
+    ]

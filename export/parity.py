@@ -1,0 +1,47 @@
+"""Compares an exported component with torch on random inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from families import Axes, ComponentSpec, TensorSpec
+from families.spec import Configs
+
+
+def random_inputs(component: ComponentSpec, axes: Axes, configs: Configs, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs of `component` for a call with these axes: normal numbers, or token ids of its vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = configs[component.folder].get("vocab_size", 1)
+    return {t.name: _random(t, t.sizes(axes, configs), vocabulary, generator) for t in component.inputs}
+
+
+def _random(
+    tensor: TensorSpec, sizes: tuple[int, ...], vocabulary: int, generator: torch.Generator
+) -> Tensor:
+    if tensor.dtype == "INT64":
+        return torch.randint(vocabulary, sizes, generator=generator)
+    return torch.randn(sizes, generator=generator)
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def max_abs_error(
+    session: onnxruntime.InferenceSession, module: nn.Module, inputs: Mapping[str, Tensor]
+) -> float:
+    """Largest absolute difference of the first output; NaN if either has one."""
+    with torch.inference_mode():
+        expected = module(**inputs).double().numpy()
+    (actual,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    if actual.shape != expected.shape:
+        raise ValueError(f"the graph answers {actual.shape}, torch {expected.shape}")
+    return float(np.abs(actual.astype(np.float64) - expected).max())

@@ -1,0 +1,26 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flux checkpoint of random weights, in diffusers' layout, with flux-tiny's structure."""
+    from random_checkpoint import write  # here, because torch takes seconds to import
+
+    return write(tmp_path_factory.mktemp("checkpoints") / "flux-random")
+
+
+@pytest.fixture(scope="session")
+def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`random_checkpoint` as `python -m export` leaves it for target cpu. Only to be read."""
+    output = tmp_path_factory.mktemp("build") / "flux-random-cpu"
+    command = ["--checkpoint", str(random_checkpoint), "--target", "cpu", "--output", str(output)]
+    subprocess.run([sys.executable, "-m", "export", *command], check=True)
+    return output
