@@ -1,0 +1,52 @@
+"""An assembled repository: build/<name> with manifest.json and models/, served only as it was exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+from export.manifest import Manifest, ManifestError, differing_versions, read, verify
+from serving.errors import ServingError
+
+
+def models_folder(repository: Path, report: Callable[[str], None]) -> Path:
+    """The folder that Triton serves; ServingError if `repository` is missing or differs from its manifest.
+
+    `report` gets a line for each package that has another version than at export.
+    """
+    if not repository.is_dir():
+        raise ServingError(f"repository {repository} does not exist: build it with `python -m export`")
+    try:
+        manifest = read(repository)
+        verify(manifest, repository)
+    except ManifestError as error:
+        raise ServingError(str(error)) from None
+    refuse_strangers(manifest, repository / "models")
+    for line in differing_versions(manifest, installed_versions(manifest)):
+        report(f"warning: {line}")
+    return repository / "models"
+
+
+def refuse_strangers(manifest: Manifest, models: Path) -> None:
+    """Triton runs whatever lies in `models`, so a model that the manifest does not list is an error."""
+    listed = {Path(name).parts[1] for name in manifest.files if name.startswith("models/")}
+    if not listed:
+        raise ServingError(f"{models.parent} has no models: its manifest lists none")
+    if strangers := sorted(set(model_names(models)) - listed):
+        raise ServingError(
+            f"{models} holds {', '.join(strangers)}, not in the manifest: remove it or export again"
+        )
+
+
+def installed_versions(manifest: Manifest) -> dict[str, str]:
+    installed = {}
+    for name in manifest.versions:
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
+
+
+def model_names(models: Path) -> list[str]:
+    return sorted(path.name for path in models.iterdir() if path.is_dir())
