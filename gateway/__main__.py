@@ -1,0 +1,59 @@
+"""`python -m gateway`: serves REST in front of a running Triton, or of one that it starts itself."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from gateway.app import create_app
+from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
+from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
+from gateway.settings import SettingsError, load
+from serving import EmbeddedTriton, ServingError
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--triton", metavar="HOST:PORT", help="gRPC of a running Triton (or POSTPULSE_TRITON_URL)"
+    )
+    where.add_argument("--embedded", metavar="REPOSITORY", type=Path, help="start Triton on this repository")
+    parser.add_argument("--host", default=LOOPBACK)
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    return parser.parse_args()
+
+
+def serve(host: str, port: int, triton_url: str | None) -> None:
+    """Serves until Ctrl-C."""
+    settings = load(triton_url)
+    with listen(host, port) as listener:
+        url, body = url_of(listener), json.dumps({"prompt": EXAMPLE_PROMPT})
+        show(f"gateway: {url}  (documentation: {url}/docs, Triton: {settings.triton_url})")
+        show(f"try: curl -s {url}/generate-image -H 'Content-Type: application/json' -d '{body}'")
+        uvicorn_server(create_app(settings), settings).run(sockets=[listener])
+
+
+def main() -> int:
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(name)s: %(message)s")
+    # As Ctrl-C does, so that Triton is stopped too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if arguments.embedded:
+            with EmbeddedTriton(arguments.embedded, LOG_FOLDER, report=show) as triton:
+                serve(arguments.host, arguments.port, triton.grpc_url)
+        else:
+            serve(arguments.host, arguments.port, arguments.triton)
+    except KeyboardInterrupt:
+        return 0
+    except (ServerError, ServingError, SettingsError, OSError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

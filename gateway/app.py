@@ -1,0 +1,40 @@
+"""The FastAPI application: wiring only."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from gateway.handlers import HANDLERS
+from gateway.middleware import BodyLimit, RequestId
+from gateway.routes import Services, router
+from gateway.settings import Settings
+from gateway.storage import LocalStorage
+from gateway.triton import TritonClient
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The gateway with these settings, None: from the environment. It starts whether or not Triton is up."""
+    app = FastAPI(
+        title="PostPulse image generation",
+        version="0.1.0",
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        middleware=[Middleware(RequestId), Middleware(BodyLimit)],
+        exception_handlers=HANDLERS,
+    )
+    app.state.settings = settings or Settings()
+    app.include_router(router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
+    app.state.services = Services(settings, triton, LocalStorage(settings.storage_folder))
+    try:
+        yield
+    finally:
+        await triton.close()

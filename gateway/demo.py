@@ -1,0 +1,75 @@
+"""`python -m gateway.demo`: Triton, gateway, one real request, the picture in a file, everything stopped."""
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from gateway.app import create_app
+from gateway.server import ServerError, background
+from gateway.settings import SettingsError, load
+from serving import EmbeddedTriton, ServingError
+
+EXAMPLE_PROMPT = "A sleek smartphone on a dark gradient background"
+LOG_FOLDER = Path("out/logs")
+# Loopback is never reached through a proxy.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class DemoError(Exception):
+    """The gateway refused the request."""
+
+
+def show(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo", description=__doc__)
+    parser.add_argument("--repository", type=Path, required=True, help="as `python -m export` writes it")
+    parser.add_argument("--output", type=Path, default=Path("out/demo.png"))
+    parser.add_argument("--prompt", default=EXAMPLE_PROMPT)
+    return parser.parse_args()
+
+
+def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
+    """The answer to a GET, or to a POST of `body` as JSON; DemoError says why the gateway refused."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with OPENER.open(request, timeout=600) as answer:
+            content: bytes = answer.read()
+            return content
+    except urllib.error.HTTPError as error:
+        with error:
+            raise DemoError(f"{url} answered {error.code}: {json.load(error)['detail']}") from error
+
+
+def draw(triton_url: str, prompt: str, output: Path) -> None:
+    """Asks a gateway in front of `triton_url` for one picture and saves it."""
+    settings = load(triton_url).model_copy(update={"public_url": None})
+    with background(create_app(settings), settings) as url:
+        show(f'gateway: {url}\nPOST {url}/generate-image {{"prompt": "{prompt}"}}')
+        answer = json.loads(fetch(f"{url}/generate-image", {"prompt": prompt}))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(fetch(answer["generated_image_url"]))
+    show(json.dumps(answer, indent=2, ensure_ascii=False))
+    show(f"picture: {output}")
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        with EmbeddedTriton(arguments.repository, LOG_FOLDER, report=show) as triton:
+            draw(triton.grpc_url, arguments.prompt, arguments.output)
+    except (DemoError, ServerError, ServingError, SettingsError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The gateway's routes."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from families import FLUX
+from gateway.disconnect import unless_client_leaves
+from gateway.faults import RETRY_AFTER
+from gateway.generation import Stopwatch, answer, draw, keep, refuse_base_image
+from gateway.problems import Problem, documented
+from gateway.prompts import INDUSTRIES, STYLES
+from gateway.schemas import Choice, GenerateRequest, GenerateResponse, Readiness
+from gateway.settings import Settings
+from gateway.storage import Storage
+from gateway.triton import MODEL, NOT_DRAWING, TritonClient
+
+log = logging.getLogger("gateway")
+router = APIRouter()
+IMAGE_HEADERS = {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Content-Security-Policy": "default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with, made once at start-up."""
+
+    settings: Settings
+    triton: TritonClient
+    storage: Storage
+
+
+def services(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+Using = Annotated[Services, Depends(services)]
+
+
+@router.post("/generate-image", responses=documented(400, 413, 415, 422, 500, 501, 502, 503, 504, 507))
+async def generate_image(
+    request: Request, response: Response, asked: GenerateRequest, use: Using
+) -> GenerateResponse:
+    """Draws one picture and answers with its URL."""
+    refuse_base_image(asked)
+    watch = Stopwatch()
+    drawing = draw(asked, use.triton, request.state.request_id, watch)
+    sample, picture = await unless_client_leaves(request, drawing)
+    image_id = await keep(picture, use.storage, watch)
+    response.headers["Server-Timing"] = watch.server_timing
+    return answer(asked, sample, picture, _url(request, use.settings, image_id), watch.seconds)
+
+
+def _url(request: Request, settings: Settings, image_id: str) -> str:
+    base = str(settings.public_url or request.base_url)
+    return f"{base.rstrip('/')}/images/{image_id}.png"
+
+
+@router.get("/images/{image_id}.png", response_class=Response, responses=documented(404, 503))
+@router.head("/images/{image_id}.png", include_in_schema=False)
+async def image(request: Request, image_id: str, use: Using) -> Response:
+    """A stored picture. It never changes, so its id is its ETag."""
+    png = await use.storage.load(image_id)
+    if png is None:
+        raise Problem(404, "No such image", f"there is no image '{image_id[:64]}'")
+    etag, known = f'"{image_id}"', request.headers.get("if-none-match", "")
+    headers = {**IMAGE_HEADERS, "ETag": etag, "Content-Disposition": f'inline; filename="{image_id}.png"'}
+    if known == "*" or etag in known:
+        return Response(status_code=304, headers=headers)
+    return Response(png, headers=headers, media_type="image/png")
+
+
+@router.get("/industries")
+async def industries() -> list[Choice]:
+    """The industries that a request may name."""
+    return [Choice(name=name, prompt_template=template) for name, template in INDUSTRIES.items()]
+
+
+@router.get("/styles")
+async def styles() -> list[Choice]:
+    """The styles that a request may name."""
+    return [Choice(name=name, prompt_template=template) for name, template in STYLES.items()]
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The gateway itself answers; asks nothing of Triton."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=documented(503))
+async def readyz(use: Using) -> Readiness:
+    """Triton draws: the server and the ensemble are ready and a picture came out of it lately."""
+    try:
+        limits = await use.triton.prove_ready()
+    except NOT_DRAWING as error:
+        log.warning("not ready: %r", error)
+        detail = f"{MODEL} does not draw at present ({type(error).__name__})"
+        raise Problem(503, "Not ready", detail, headers=RETRY_AFTER) from error
+    return Readiness(model=MODEL, size_multiple=FLUX.size_multiple, **asdict(limits))
+
+
+@router.get("/")
+async def index() -> dict[str, str]:
+    """Where to go from here."""
+    return {"generate": "/generate-image", "docs": "/docs", "industries": "/industries", "styles": "/styles"}

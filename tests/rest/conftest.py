@@ -1,0 +1,26 @@
+"""A real Triton with the stand-in model, and a gateway in front of it, shared by all tests of the gateway."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway_support import Gateway, gateway_before, write_repository
+
+from serving import EmbeddedTriton
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tmp_path_factory.mktemp("stand-in"))
+
+
+@pytest.fixture(scope="session")
+def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    with EmbeddedTriton(repository, tmp_path_factory.mktemp("log")) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def gateway(triton: EmbeddedTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway_before(triton.grpc_url, tmp_path_factory.mktemp("images")) as gateway:
+        yield gateway

@@ -1,0 +1,73 @@
+"""A model.py under the ensemble's name: colours from prompt and seed, and misbehaviour on demand.
+
+A prompt `!kind argument` asks for: invalid, broken, tokens K D, shape, dtype, sleep SECONDS, die.
+Each request leaves a line in the file that the config's parameter `journal` names.
+"""
+
+import hashlib
+import json
+import os
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = json.loads(args["model_config"])["parameters"]
+        self.journal = parameters["journal"]["string_value"]
+
+    def execute(self, requests):
+        return [self.respond(request) for request in requests]
+
+    def respond(self, request):
+        kind, *arguments = self.read(request, "prompt").decode().split(" ")
+        self.note(kind)
+        refusal = (
+            getattr(self, f"do_{kind[1:]}", lambda *_: None)(request, *arguments) if kind[:1] == "!" else None
+        )
+        if refusal is not None:
+            return pb_utils.InferenceResponse(error=refusal)
+        return self.picture(request, kind, arguments)
+
+    def picture(self, request, kind, arguments):
+        height, width = self.read(request, "height"), self.read(request, "width")
+        words = b"|".join(str(self.read(request, name)).encode() for name in INPUTS)
+        seed = int.from_bytes(hashlib.sha256(words).digest()[:4], "big")
+        size = (1, height, width // 2, 3) if kind == "!shape" else (1, height, width, 3)
+        images = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+        images = images.astype(np.float32) * np.nan if kind == "!dtype" else images
+        kept, dropped = map(int, arguments) if kind == "!tokens" else (9, 0)
+        tokens = np.array([[[kept, dropped], [7, 0]]], dtype=np.int32)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor("images", images), pb_utils.Tensor("prompt_tokens", tokens)]
+        )
+
+    def do_invalid(self, request, *_):
+        return pb_utils.TritonError("height 8 is not a multiple of 16", pb_utils.TritonError.INVALID_ARG)
+
+    def do_broken(self, request, *_):
+        return pb_utils.TritonError("something broke")
+
+    def do_sleep(self, request, seconds):
+        ends = time.monotonic() + float(seconds)
+        while time.monotonic() < ends:
+            if request.is_cancelled():
+                self.note("cancelled")
+                return pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED)
+            time.sleep(0.02)
+
+    def do_die(self, request, *_):
+        os._exit(1)
+
+    def note(self, word):
+        with open(self.journal, "a", encoding="utf-8") as journal:
+            journal.write(word + "\n")
+
+    @staticmethod
+    def read(request, name):
+        return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, 0]
+
+
+INPUTS = ("prompt", "seed", "num_inference_steps", "guidance_scale")

@@ -1,0 +1,172 @@
+"""Helpers of the gateway's tests: a stand-in repository, a gateway, a lying gRPC server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+import numpy as np
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from export import manifest
+from gateway.app import create_app
+from gateway.server import background
+from gateway.settings import Settings
+
+PARAMETERS = {
+    "checkpoint": "stand-in",
+    "native_size": "64",
+    "min_size": "32",
+    "max_size": "128",
+    "max_sequence_length": "64",
+}
+CONFIG = """
+name: "flux_text_to_image"
+backend: "python"
+max_batch_size: 4
+input [
+  { name: "prompt" data_type: TYPE_STRING dims: [ 1 ] },
+  { name: "seed" data_type: TYPE_INT64 dims: [ 1 ] },
+  { name: "num_inference_steps" data_type: TYPE_INT32 dims: [ 1 ] },
+  { name: "guidance_scale" data_type: TYPE_FP32 dims: [ 1 ] },
+  { name: "height" data_type: TYPE_INT32 dims: [ 1 ] },
+  { name: "width" data_type: TYPE_INT32 dims: [ 1 ] }
+]
+output [
+  { name: "images" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] },
+  { name: "prompt_tokens" data_type: TYPE_INT32 dims: [ 2, 2 ] }
+]
+"""
+
+
+def write_repository(folder: Path, instances: int = 2) -> Path:
+    """A repository whose only model is the stand-in; its journal is `folder`/journal."""
+    version = folder / "models" / "flux_text_to_image" / "1"
+    version.mkdir(parents=True)
+    shutil.copyfile(Path(__file__).with_name("gateway_stand_in.py"), version / "model.py")
+    (folder / "journal").touch()
+    parameters = {**PARAMETERS, "journal": str(folder / "journal")}
+    entries = [
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+        for key, value in parameters.items()
+    ]
+    entries.append(f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]")
+    (version.parent / "config.pbtxt").write_text(CONFIG + "\n".join(entries) + "\n")
+    seal(folder)
+    return folder
+
+
+def seal(repository: Path) -> None:
+    """Write the manifest that makes a folder with models/ an assembled repository."""
+    paths = [path for path in (repository / "models").rglob("*") if path.is_file()]
+    files = {path.relative_to(repository).as_posix(): manifest.sha256_of_file(path) for path in paths}
+    manifest.write(
+        manifest.Manifest("stand-in", "", "flux", "cpu", "", "", {}, {}, "", {}, files), repository
+    )
+
+
+class Gateway:
+    """A running gateway: `post` sends JSON to /generate-image, `stored` lists the files it keeps."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.http = httpx2.Client(base_url=url, timeout=60, trust_env=False)
+        self.url, self.folder = url, folder
+
+    def post(self, **body: Any) -> httpx2.Response:
+        content = json.dumps(body)  # httpx2's own JSON refuses lone surrogates
+        return self.http.post(
+            "/generate-image", content=content, headers={"Content-Type": "application/json"}
+        )
+
+    @property
+    def stored(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+@contextmanager
+def gateway_before(triton_url: str, folder: Path, **settings: Any) -> Iterator[Gateway]:
+    """A real uvicorn on a free loopback port."""
+    chosen = Settings(triton_url=triton_url, storage_folder=folder, **settings)
+    with background(create_app(chosen), chosen) as url:
+        gateway = Gateway(url, folder)
+        with gateway.http:
+            yield gateway
+
+
+def is_problem(answer: httpx2.Response, status: int, *words: str) -> dict[str, Any]:
+    """The body, checked to be problem+json of `status` whose detail has every one of `words`."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == status and problem["request_id"] == answer.headers["x-request-id"]
+    assert {"type", "title", "detail", "instance"} <= set(problem)
+    for word in words:
+        assert word in problem["detail"], problem
+    return problem
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+Reply = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_pb2.ModelInferResponse]
+
+
+class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Speaks Triton's protocol on `url`; answers inference with `reply` and counts the calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.parameters = dict(PARAMETERS)
+        self.reply: Reply = lambda request, context: good_reply()
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        config = model_config_pb2.ModelConfig()
+        for key, value in self.parameters.items():
+            config.parameters[key].string_value = value
+        return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.calls += 1
+        return self.reply(request, context)
+
+    def fail(self, code: grpc.StatusCode, message: str) -> None:
+        """From now on every inference ends with this status."""
+        self.reply = lambda request, context: context.abort(code, message)
+
+
+@contextmanager
+def listening(liar: Liar) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(liar, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+def good_reply(images: Any = None, tokens: Any = None) -> service_pb2.ModelInferResponse:
+    """An honest answer for a native-size picture, or one with these arrays."""
+    reply = service_pb2.ModelInferResponse()
+    add_output(reply, "images", np.zeros((1, 64, 64, 3), np.uint8) if images is None else images)
+    add_output(reply, "prompt_tokens", np.array([[[9, 0], [7, 0]]], np.int32) if tokens is None else tokens)
+    return reply
+
+
+def add_output(reply: service_pb2.ModelInferResponse, name: str, array: Any) -> None:
+    datatype = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}[str(array.dtype)]
+    reply.outputs.add(name=name, datatype=datatype, shape=array.shape)
+    reply.raw_output_contents.append(array.tobytes())

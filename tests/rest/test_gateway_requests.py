@@ -1,0 +1,146 @@
+"""Every bad request: its answer, nothing stored, and a gateway that still draws."""
+
+import socket
+
+import pytest
+from gateway_support import Gateway, is_problem
+
+from families import FLUX
+from gateway.middleware import MAX_BODY_BYTES
+from gateway.prompts import INDUSTRIES, STYLES
+
+LONGEST = FLUX.max_prompt_characters
+REFUSED = {
+    "no prompt": ({}, ["prompt", "Field required"]),
+    "prompt null": ({"prompt": None}, ["prompt", "valid string", "given: null"]),
+    "prompt a number": ({"prompt": 12}, ["prompt", "valid string", "12"]),
+    "prompt empty": ({"prompt": ""}, ["prompt", "empty or blank"]),
+    "prompt blank": ({"prompt": " \n\t　"}, ["prompt", "empty or blank"]),
+    "prompt NUL": ({"prompt": "a\0b"}, ["prompt", "U+0000", "position 1", "newline and tab"]),
+    "prompt escape": ({"prompt": "red \x1b[31m mug"}, ["U+001B"]),
+    "prompt C1": ({"prompt": "a\x85b"}, ["U+0085"]),
+    "prompt surrogate": ({"prompt": "mug \ud800"}, ["prompt", "unicode"]),
+    "prompt long": (
+        {"prompt": "a" * (LONGEST + 1)},
+        ["prompt", str(LONGEST), f"{LONGEST + 1} characters"],
+    ),
+    "prompt long with its style": (
+        {"prompt": "a" * (LONGEST - 3), "style": "vintage"},
+        ["prompt", f"{LONGEST + 12} characters with style", str(LONGEST)],
+    ),
+    "unknown field": ({"prompt": "mug", "steps": 4}, ["steps", "unknown field", "num_inference_steps"]),
+    "unknown industry": ({"prompt": "mug", "industry": "mining"}, ["industry", "'mining'", *INDUSTRIES]),
+    "unknown style": ({"prompt": "mug", "style": "Bold"}, ["style", "'Bold'", *STYLES]),
+    "long style": ({"prompt": "mug", "style": "x" * 9_000}, ["style", "9000 characters", *STYLES]),
+    "seed text": ({"prompt": "mug", "seed": "12"}, ["seed", "valid integer", "12"]),
+    "seed true": ({"prompt": "mug", "seed": True}, ["seed", "valid integer", "given: true"]),
+    "seed negative": ({"prompt": "mug", "seed": -1}, ["seed", "0", "-1"]),
+    "seed too large": ({"prompt": "mug", "seed": 2**53}, ["seed", str(2**53)]),
+    "seed huge": ({"prompt": "mug", "seed": 10**4_000}, ["seed"]),
+    "steps 0": ({"prompt": "mug", "num_inference_steps": 0}, ["num_inference_steps", "1", "0"]),
+    "steps 51": ({"prompt": "mug", "num_inference_steps": 51}, ["num_inference_steps", "50", "51"]),
+    "steps a float": ({"prompt": "mug", "num_inference_steps": 4.0}, ["num_inference_steps", "integer"]),
+    "guidance text": ({"prompt": "mug", "guidance_scale": "3"}, ["guidance_scale", "valid number"]),
+    "guidance negative": ({"prompt": "mug", "guidance_scale": -0.1}, ["guidance_scale", "0", "-0.1"]),
+    "guidance 20.1": ({"prompt": "mug", "guidance_scale": 20.1}, ["guidance_scale", "20", "20.1"]),
+    "guidance huge": ({"prompt": "mug", "guidance_scale": 10**400}, ["guidance_scale"]),
+    "width 100": ({"prompt": "mug", "width": 100}, ["width", "multiple of 16", "100"]),
+    "width 0": ({"prompt": "mug", "width": 0}, ["width", "greater than 0"]),
+    "width 16": ({"prompt": "mug", "width": 16}, ["width", "multiples of 16 from 32 to 128", "16"]),
+    "height 144": ({"prompt": "mug", "height": 144}, ["height", "multiples of 16 from 32 to 128", "144"]),
+    "url a number": ({"prompt": "mug", "base_image_url": 1}, ["base_image_url", "valid string"]),
+    "four faults": (
+        {"prompt": "", "seed": -1, "width": 100, "height": "1"},
+        ["prompt", "seed", "width", "and 1 more"],
+    ),
+}
+JSON = {"Content-Type": "application/json"}
+MALFORMED = {
+    "nothing": (b"", JSON, 422, ["body", "Field required"]),
+    "half": (b'{"prompt": "mug"', JSON, 400, ["not JSON", "character 16"]),
+    "not UTF-8": (b'{"prompt": "\xff"}', JSON, 400, ["body"]),
+    "too deep": (b"[" * 60_000, JSON, 400, ["body"]),
+    "5,000 digits": (b'{"prompt": "mug", "seed": ' + b"1" * 5_000 + b"}", JSON, 400, ["body"]),
+    "a list": (b'["mug"]', JSON, 422, ["body", "valid dictionary"]),
+    "NaN": (b'{"prompt": "mug", "guidance_scale": NaN}', JSON, 422, ["guidance_scale", "finite"]),
+    "a form": (b"prompt=mug", {"Content-Type": "application/x-www-form-urlencoded"}, 415, ["x-www-form"]),
+    "text": (b'{"prompt": "mug"}', {"Content-Type": "text/plain"}, 415, ["text/plain", "application/json"]),
+    "untyped": (b'{"prompt": "mug"}', {}, 415, ["missing", "application/json"]),
+    "1 MB": (b'{"prompt": "' + b"a" * 1_000_000 + b'"}', JSON, 413, ["1000014", str(MAX_BODY_BYTES)]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_field_is_named_with_its_value_and_the_choices(gateway: Gateway, name: str) -> None:
+    body, words = REFUSED[name]
+    before = gateway.stored
+    problem = is_problem(gateway.post(**body), 422, *words)
+    assert problem["errors"] and all({"loc", "msg", "type"} <= set(error) for error in problem["errors"])
+    assert len(str(problem)) < 2_000
+    assert gateway.stored == before
+    assert gateway.post(prompt="a mug", num_inference_steps=1).status_code == 200
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_bad_body_is_refused(gateway: Gateway, name: str) -> None:
+    content, headers, status, words = MALFORMED[name]
+    before = gateway.stored
+    is_problem(gateway.http.post("/generate-image", content=content, headers=headers), status, *words)
+    assert gateway.stored == before
+    assert gateway.http.get("/healthz").json() == {"status": "ok"}
+
+
+def test_an_endless_body_is_refused_before_its_end(gateway: Gateway) -> None:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    headers = ("Host: x", "Content-Type: application/json", "Transfer-Encoding: chunked", "", "")
+    head = "\r\n".join(("POST /generate-image HTTP/1.1", *headers))
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(head.encode())
+        for _ in range(17):
+            client.sendall(b"1000\r\n" + b"a" * 4096 + b"\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_body_of_the_limit_is_read(gateway: Gateway) -> None:
+    body = b'{"prompt": "mug", "num_inference_steps": 1}'
+    filled = body + b" " * (MAX_BODY_BYTES - len(body))
+    assert gateway.http.post("/generate-image", content=filled, headers=JSON).status_code == 200
+    is_problem(
+        gateway.http.post("/generate-image", content=filled + b" ", headers=JSON), 413, "65537", "65536"
+    )
+
+
+def test_image_to_image_says_that_it_is_not_there(gateway: Gateway) -> None:
+    before = gateway.stored
+    answer = gateway.post(prompt="a mug", base_image_url="http://127.0.0.1/mug.png")
+    is_problem(answer, 501, "base_image_url", "not served yet")
+    assert gateway.stored == before
+
+
+def test_unknown_paths_and_methods_are_problems_too(gateway: Gateway) -> None:
+    is_problem(gateway.http.get("/nowhere"), 404, "/nowhere")
+    is_problem(gateway.http.post("/generate-image/", json={"prompt": "mug"}), 404, "/generate-image/")
+    answer = gateway.http.get("/generate-image")
+    is_problem(answer, 405, "GET", "POST")
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("given", ["build-7.a_B", "x" * 64])
+def test_a_request_id_of_the_client_is_kept(gateway: Gateway, given: str) -> None:
+    assert gateway.http.get("/healthz", headers={"X-Request-ID": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\tb", "<b>", "a;b"])
+def test_an_odd_request_id_is_replaced(gateway: Gateway, given: str) -> None:
+    answer = gateway.http.get("/healthz", headers={"X-Request-ID": given})
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_the_openapi_document_lists_the_choices(gateway: Gateway) -> None:
+    document = gateway.http.get("/openapi.json").json()
+    fields = document["components"]["schemas"]["GenerateRequest"]["properties"]
+    assert list(INDUSTRIES) in [option.get("enum") for option in fields["industry"]["anyOf"]]
+    assert fields["num_inference_steps"]["maximum"] == 50
+    answers = document["paths"]["/generate-image"]["post"]["responses"]
+    assert "application/problem+json" in answers["422"]["content"]
+    assert gateway.http.get("/docs").status_code == 200
