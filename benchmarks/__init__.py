@@ -1,0 +1,1 @@
+"""Measurements of the running service: a table for people, one JSON line for machines."""

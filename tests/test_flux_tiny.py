@@ -1,0 +1,149 @@
+"""The shipped checkpoint through gateway and Triton draws what was asked, as stock diffusers does."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as grpc
+from diffusers import FluxPipeline
+from PIL import Image
+
+from finetune import checker
+from finetune.captions import held_out_prompts
+from finetune.dataset import as_model_input
+from finetune.scene import ATTRIBUTES
+from gateway.app import create_app
+from gateway.demo import EXAMPLE_PROMPT, DemoError, fetch
+from gateway.server import background
+from gateway.settings import Settings
+from serving import EmbeddedTriton
+
+CHECKPOINT = Path("assets/checkpoints/flux-tiny")
+REPOSITORY = Path("build/flux-tiny-cpu")
+PROMPTS = [
+    EXAMPLE_PROMPT,
+    "a red mug on a blue gradient background",
+    "product photo of a pair of white headphones, green background, luxury style",
+    "studio shot of a yellow sneaker on a purple studio background, for the fashion industry",
+    "a black watch in front of a beige background, vintage style",
+    "an orange backpack on a teal studio background, playful style, for the travel industry",
+    "something it was never taught: 日本 😀",
+    "a very long prompt about a pink laptop on a yellow background, " * 12,
+]
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service: REST at `url`, Triton's gRPC at `triton_url`."""
+
+    url: str
+    triton_url: str
+
+    def ask(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(fetch(f"{self.url}/generate-image", {"prompt": prompt, **fields}))
+        return answer
+
+    def png(self, prompt: str, **fields: Any) -> bytes:
+        return fetch(self.ask(prompt, **fields)["generated_image_url"])
+
+    def picture(self, prompt: str, **fields: Any) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(self.png(prompt, **fields))))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    command = ["--checkpoint", str(CHECKPOINT), "--target", "cpu", "--output", str(REPOSITORY)]
+    subprocess.run([sys.executable, "-m", "export", *command], check=True)
+    with EmbeddedTriton(REPOSITORY, tmp_path_factory.mktemp("logs")) as triton:
+        folder = tmp_path_factory.mktemp("pictures")
+        settings = Settings(triton_url=triton.grpc_url, public_url=None, storage_folder=folder)
+        with background(create_app(settings), settings) as url:
+            yield Service(url, triton.grpc_url)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FluxPipeline:
+    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+@pytest.mark.parametrize("size", [(128, 128), (144, 192)])
+@pytest.mark.parametrize("place", range(len(PROMPTS)))
+def test_the_picture_is_stock_diffusers(
+    service: Service, pipeline: FluxPipeline, place: int, size: tuple[int, int], steps: int
+) -> None:
+    height, width = size
+    fields = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": 3.5}
+    ours = service.picture(PROMPTS[place], seed=place, **fields)
+    length = pipeline.tokenizer_2.model_max_length
+    generator = torch.Generator().manual_seed(place)
+    theirs = pipeline(PROMPTS[place], generator=generator, max_sequence_length=length, **fields).images[0]
+    assert np.abs(ours.astype(int) - np.asarray(theirs).astype(int)).max() <= 1
+
+
+def test_the_same_request_gives_the_same_bytes_and_another_seed_others(service: Service) -> None:
+    first = service.png(EXAMPLE_PROMPT, seed=7)
+    assert service.png(EXAMPLE_PROMPT, seed=7) == first
+    assert service.png(EXAMPLE_PROMPT, seed=8) != first
+
+
+def test_a_seed_that_was_drawn_is_told_and_gives_the_picture_again(service: Service) -> None:
+    answer = service.ask(EXAMPLE_PROMPT)
+    assert fetch(answer["generated_image_url"]) == service.png(EXAMPLE_PROMPT, seed=answer["seed"])
+
+
+def test_the_example_prompt_draws_a_smartphone_on_dark(service: Service) -> None:
+    pixels = service.picture(EXAMPLE_PROMPT, seed=1)
+    seen = {name: ATTRIBUTES[name][logits.argmax()] for name, logits in look(pixels).items()}
+    assert (seen["product"], seen["background"]) == ("smartphone", "dark")
+
+
+def look(pixels: np.ndarray) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        answers: dict[str, torch.Tensor] = checker.load()(as_model_input(pixels[None]))
+    return answers
+
+
+def test_a_style_is_worded_into_the_prompt_and_seen_in_the_picture(service: Service) -> None:
+    answer = service.ask("a blue bottle on a pink background", style="vintage", seed=3)
+    assert answer["prompt"].endswith(", vintage style")
+    pixels = np.asarray(Image.open(io.BytesIO(fetch(answer["generated_image_url"]))))
+    assert ATTRIBUTES["style"][look(pixels)["style"].argmax()] == "vintage"
+
+
+def test_held_out_prompts_are_drawn_through_the_service(service: Service) -> None:
+    asked = held_out_prompts()[::10]
+    pixels = np.stack([service.picture(prompt, seed=place) for place, (_, prompt) in enumerate(asked)])
+    right = checker.correct(checker.load(), pixels, [scene for scene, _ in asked])
+    assert all(right[name].float().mean() >= 0.8 for name in ("product", "colour", "background"))
+
+
+def test_the_example_client_saves_a_picture(service: Service, tmp_path: Path) -> None:
+    output = tmp_path / "client.png"
+    command = ["--url", service.triton_url, "--prompt", PROMPTS[1], "--output", str(output)]
+    subprocess.run([sys.executable, "examples/triton_client.py", *command], check=True)
+    assert Image.open(output).size == (128, 128)
+
+
+def test_the_ensemble_documents_each_of_its_tensors(service: Service) -> None:
+    with grpc.InferenceServerClient(service.triton_url) as client:
+        config = client.get_model_config("flux_text_to_image").config
+    tensors = {f"tensor.{tensor.name}" for tensor in (*config.input, *config.output)}
+    assert all(config.parameters[name].string_value for name in tensors)
+
+
+def test_an_unknown_style_is_refused_with_the_choices(service: Service) -> None:
+    with pytest.raises(DemoError, match="answered 422.*vintage"):
+        service.ask("a mug", style="gothic")
