@@ -61,7 +61,7 @@ def _wrong(prompts: list[str], right: dict[str, torch.Tensor]) -> list[str]:
 def report(checkpoint: Path, cache: Path, output: Path, steps: int, guidance: float) -> dict[str, float]:
     """Prints and writes scores.json, grid.png and samples.png; the wrong ones are listed."""
     judge = checker.load()
-    pipeline = FluxPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(checkpoint, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     scenes, prompts = map(list, zip(*held_out_prompts(), strict=True))
     pixels = generate(pipeline, prompts, steps, guidance)

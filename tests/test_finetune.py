@@ -114,7 +114,7 @@ def test_the_checker_sees_what_was_drawn() -> None:
 
 
 def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark() -> None:
-    pipeline = FluxPipeline.from_pretrained(CHECKPOINT)
+    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "A sleek black smartphone on a dark gradient background"
     picture = pipeline(

@@ -73,7 +73,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def pipeline() -> FluxPipeline:
-    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -134,7 +134,8 @@ def test_the_example_client_saves_a_picture(service: Service, tmp_path: Path) ->
     output = tmp_path / "client.png"
     command = ["--url", service.triton_url, "--prompt", PROMPTS[1], "--output", str(output)]
     subprocess.run([sys.executable, "examples/triton_client.py", *command], check=True)
-    assert Image.open(output).size == (128, 128)
+    with Image.open(output) as picture:
+        assert picture.size == (128, 128)
 
 
 def test_the_ensemble_documents_each_of_its_tensors(service: Service) -> None:
