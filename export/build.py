@@ -55,11 +55,15 @@ def _keep(
 ) -> ComponentRecord | None:
     """Copies the engine that `output` has, if it is what an export would make; None if it is not."""
     record = previous.components.get(component.name) if previous else None
-    if record is None or record.inputs_sha256 != plan.component_sha256(component):
+    if previous is None or record is None or record.inputs_sha256 != plan.component_sha256(component):
         return None
-    for file in (output / record.file).parent.glob(f"{plan.target.engine_file}*"):
-        shutil.copyfile(file, folder / file.relative_to(output))
-    return record if sha256_of_file(folder / record.file) == record.sha256 else None
+    engine = (output / record.file).parent.glob(f"{plan.target.engine_file}*")
+    names = [file.relative_to(output).as_posix() for file in engine]
+    if record.file not in names or any(sha256_of_file(output / n) != previous.files.get(n) for n in names):
+        return None
+    for name in names:
+        shutil.copyfile(output / name, folder / name)
+    return record
 
 
 def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -> Manifest:

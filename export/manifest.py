@@ -90,7 +90,7 @@ def _parse(values: Any, path: Path) -> Manifest:
 
 
 def verify(manifest: Manifest, repository: Path) -> None:
-    """ManifestError at the first file of `repository` that is missing or not as it was exported."""
+    """ManifestError at the first file of `repository` that is missing, changed or was not exported."""
     for name, expected in manifest.files.items():
         path = repository / name
         if not path.is_file():
@@ -99,6 +99,15 @@ def verify(manifest: Manifest, repository: Path) -> None:
             raise ManifestError(
                 f"{path} was changed: sha256 {actual[:12]}, the manifest says {expected[:12]}"
             )
+    _refuse_strangers(manifest, repository)
+
+
+def _refuse_strangers(manifest: Manifest, repository: Path) -> None:
+    """Triton runs whatever lies in models/, so a file there that the manifest does not list is an error."""
+    for path in sorted((repository / "models").rglob("*")):
+        known = path.is_dir() or "__pycache__" in path.parts
+        if not known and path.relative_to(repository).as_posix() not in manifest.files:
+            raise ManifestError(f"{path} is not in the manifest: remove it or export again")
 
 
 def differing_versions(manifest: Manifest, installed: Mapping[str, str]) -> list[str]:

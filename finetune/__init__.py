@@ -1,1 +1,1 @@
-"""pictures + captions -> tiny checkpoints, LoRA adapters, evaluation."""
+"""pictures + captions -> tiny checkpoints and their evaluation."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune import checker, evaluate, pretrain
-from finetune.dataset import TRAIN_PICTURES
 
 CACHE = Path("build/pictures")
 CHECKPOINTS = Path("assets/checkpoints")
@@ -16,13 +15,12 @@ CHECKPOINTS = Path("assets/checkpoints")
 def _pretrain(options: argparse.Namespace) -> None:
     work = options.work or Path("build/pretrain") / options.checkpoint
     output = options.output or CHECKPOINTS / options.checkpoint
-    for name, stage in pretrain.stages(work, output, options.workers).items():
-        if options.only in (None, name) and (name in ("assemble", "card") or not (work / name).exists()):
-            stage()
+    recipe = pretrain.RECIPES[options.checkpoint]
+    pretrain.Pretraining(recipe, work, output, options.workers).run(options.only)
 
 
 def _checker(options: argparse.Namespace) -> None:
-    trained = checker.train(options.cache, TRAIN_PICTURES)
+    trained = checker.train(options.cache)
     checker.save(trained)
     print(checker.accuracy(trained, options.cache))
 
@@ -35,7 +33,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _add_pretrain(commands: Any) -> None:
     train = commands.add_parser("pretrain", help="train a tiny checkpoint; resumes where it stopped")
-    train.add_argument("checkpoint", choices=["flux-tiny"])
+    train.add_argument("checkpoint", choices=pretrain.RECIPES)
     train.add_argument("--work", type=Path, help="intermediate results (default build/pretrain/CHECKPOINT)")
     train.add_argument("--output", type=Path, help="default assets/checkpoints/CHECKPOINT")
     train.add_argument("--workers", type=int, default=2, help="processes for the transformer")

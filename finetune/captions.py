@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from families.wording import industry_phrase, style_phrase
 from finetune.scene import Scene, held_out_scenes
 
 PRODUCT_WORDS: dict[str, tuple[str, ...]] = {
@@ -48,14 +49,6 @@ PLACES = (
     "{thing}, {background} background",
     "a {background} background with {thing}",
 )
-
-
-def style_phrase(style: str) -> str:
-    return f"{style} style"
-
-
-def industry_phrase(industry: str) -> str:
-    return f"for the {industry} industry"
 
 
 def _thing(scene: Scene, rng: random.Random, coloured: bool) -> str:

@@ -63,7 +63,7 @@ def _degrade(pictures: torch.Tensor) -> torch.Tensor:
     return pictures + torch.randn_like(pictures) * 0.08 * torch.rand(())
 
 
-def train(cache: Path, count: int) -> Checker:
+def train(cache: Path, count: int = 12_000) -> Checker:
     """A checker trained on the first `count` training pictures, 128 x 128."""
     torch.manual_seed(1)
     checker, source = Checker(), training_pictures(count, 128, cache)

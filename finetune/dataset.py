@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from finetune.draw import draw
 from finetune.scene import ATTRIBUTES, Scene, held_out_scenes, sample_scene
 
 Pixels = npt.NDArray[np.uint8]
-TRAIN_PICTURES = 12_000
+DRAWING = ("scene", "canvas", "products", "marks", "draw")  # the modules that decide what a picture is
+
+
+def _version() -> str:
+    """Changes when the drawing does, so that cached pictures are never another version's."""
+    folder = Path(__file__).parent
+    source = "".join((folder / f"{name}.py").read_text() for name in DRAWING)
+    return hashlib.sha256(source.encode()).hexdigest()[:8]
 
 
 def _drawn(scenes: Sequence[Scene], size: int, path: Path) -> Pixels:
@@ -33,12 +41,12 @@ def _drawn(scenes: Sequence[Scene], size: int, path: Path) -> Pixels:
 def training_pictures(count: int, size: int, cache: Path) -> Pixels:
     """[count, size, size, 3] uint8: the pictures of seeds 0..count-1; drawn once, then read from `cache`."""
     scenes = [sample_scene(seed) for seed in range(count)]
-    return _drawn(scenes, size, cache / f"training-{size}-{count}.npy")
+    return _drawn(scenes, size, cache / f"training-{size}-{count}-{_version()}.npy")
 
 
 def held_out_pictures(size: int, cache: Path) -> Pixels:
     """[200, size, size, 3] uint8: one picture for each combination that is never trained on."""
-    return _drawn(held_out_scenes(), size, cache / f"held-out-{size}.npy")
+    return _drawn(held_out_scenes(), size, cache / f"held-out-{size}-{_version()}.npy")
 
 
 def targets(scenes: list[Scene]) -> dict[str, torch.Tensor]:

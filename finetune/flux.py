@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from diffusion.latents import image_ids, pack
 from finetune.captions import caption
 from finetune.dataset import Pixels, as_model_input
-from finetune.run import Average, Run, one_cycle
+from finetune.run import Phase, optimise
 from finetune.scene import sample_scene
 from finetune.text_encoders import SHORT, tokenize
-from finetune.workers import average_gradients, rank
+from finetune.workers import rank
 
 CAPTION_DROPOUT = 0.1
 # T5 lengths in turn: a picture must not depend on padding, and workers that share a length share a pace.
@@ -26,14 +28,13 @@ PADDINGS = (32, 64, 32, 32, 128, 32, 64, 32, 32, 64)
 GUIDANCE = (1.0, 6.0)  # guidance scales that distillation covers
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training. With `distil`, the target is the guided prediction of the model as it was."""
+Condition = tuple[torch.Tensor, torch.Tensor]  # prompt_embeds [B, T, 96], pooled_prompt_embeds [B, 64]
 
-    name: str
-    steps: int
-    learning_rate: float
-    batch: int
+
+@dataclass(frozen=True)
+class FluxPhase(Phase):
+    """With `distil`, the target is the guided prediction of the model as it was when the phase began."""
+
     distil: bool = False
 
 
@@ -47,7 +48,7 @@ class Text:
     t5_tokenizer: PreTrainedTokenizerBase
 
     @torch.no_grad()
-    def __call__(self, texts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, texts: list[str], length: int) -> Condition:
         pooled = self.clip(tokenize(self.clip_tokenizer, texts, SHORT)).pooler_output
         return self.t5(tokenize(self.t5_tokenizer, texts, length)).last_hidden_state, pooled
 
@@ -64,24 +65,25 @@ def build_transformer() -> FluxTransformer2DModel:
 @torch.no_grad()
 def scaled_latents(vae: AutoencoderKL, pixels: Pixels) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> packed, scaled latents float32 [N, tokens, 64]."""
-    rows = []
-    for start in tqdm(range(0, len(pixels), 64), desc="encode", mininterval=10):
-        latents = vae.encode(as_model_input(pixels[start : start + 64])).latent_dist.mode()
+    vae, rows = vae.to(memory_format=torch.channels_last), []
+    for start in tqdm(range(0, len(pixels), 8), desc="encode", mininterval=10):
+        latents = vae.encode(as_model_input(pixels[start : start + 8])).latent_dist.mode()
         latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-        rows.append(FluxPipeline._pack_latents(latents, *latents.shape))
+        rows.append(pack(latents))
     return torch.cat(rows)
 
 
 def predict(
-    model: FluxTransformer2DModel, noisy: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor],
-    sigma: torch.Tensor, guidance: torch.Tensor, side: int,
+    model: FluxTransformer2DModel, noisy: torch.Tensor, text: Condition, sigma: torch.Tensor,
+    guidance: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """The velocity of packed latents `noisy` [B, side * side / 4, 64] at noise level `sigma` [B]."""
-    ids = FluxPipeline._prepare_latent_image_ids(1, side // 2, side // 2, torch.device("cpu"), torch.float32)
+    """The velocity of packed latents `noisy` [B, tokens, 64] of square pictures at noise levels `sigma`."""
+    side = 2 * math.isqrt(noisy.shape[1])
     embeds, pooled = text
     return model(
         hidden_states=noisy, encoder_hidden_states=embeds, pooled_projections=pooled, timestep=sigma,
-        guidance=guidance, img_ids=ids, txt_ids=torch.zeros(embeds.shape[1], 3), return_dict=False,
+        guidance=guidance, img_ids=image_ids(side, side), txt_ids=torch.zeros(embeds.shape[1], 3),
+        return_dict=False,
     )[0]  # fmt: skip
 
 
@@ -91,72 +93,61 @@ def _noise_levels(batch: int) -> torch.Tensor:
     return torch.sigmoid(torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)))
 
 
-def _captions(seeds: list[int], rng: random.Random) -> list[str]:
-    texts = [caption(sample_scene(seed), rng) for seed in seeds]
-    return ["" if rng.random() < CAPTION_DROPOUT else text for text in texts]
+@dataclass(frozen=True)
+class Batch:
+    """Training samples: packed latents with noise on the straight line between, arXiv 2403.03206."""
+
+    seeds: list[int]
+    clean: torch.Tensor
+    noise: torch.Tensor
+    sigma: torch.Tensor
+    guidance: torch.Tensor
+
+    @classmethod
+    def draw(cls, latents: torch.Tensor, size: int, rng: random.Random) -> Batch:
+        seeds = [rng.randrange(len(latents)) for _ in range(size)]
+        clean, guidance = latents[seeds], torch.empty(size).uniform_(*GUIDANCE)
+        return cls(seeds, clean, torch.randn_like(clean), _noise_levels(size), guidance)
+
+    @property
+    def noisy(self) -> torch.Tensor:
+        return torch.lerp(self.clean, self.noise, self.sigma[:, None, None])
+
+    def predict(self, model: FluxTransformer2DModel, text: Condition) -> torch.Tensor:
+        return predict(model, self.noisy, text, self.sigma, self.guidance)
 
 
-def _loss(
-    model: FluxTransformer2DModel, teacher: FluxTransformer2DModel | None, latents: torch.Tensor, text: Text,
-    batch: int, length: int, rng: random.Random,
+def _matching_loss(
+    model: FluxTransformer2DModel, text: Text, batch: Batch, length: int, rng: random.Random
+) -> torch.Tensor:
+    captions = [caption(sample_scene(seed), rng) for seed in batch.seeds]
+    kept = ["" if rng.random() < CAPTION_DROPOUT else words for words in captions]
+    return nn.functional.mse_loss(batch.predict(model, text(kept, length)), batch.noise - batch.clean)
+
+
+def _distillation_loss(
+    model: FluxTransformer2DModel, teacher: FluxTransformer2DModel, text: Text, batch: Batch,
+    length: int, rng: random.Random,
 ) -> torch.Tensor:  # fmt: skip
-    seeds = [rng.randrange(len(latents)) for _ in range(batch)]
-    side = 2 * int(latents.shape[1] ** 0.5)
-    clean, noise = latents[seeds], torch.randn(batch, *latents.shape[1:])
-    sigma = _noise_levels(batch)
-    noisy = torch.lerp(clean, noise, sigma[:, None, None])
-    guidance = torch.empty(batch).uniform_(*GUIDANCE)
-    if teacher is None:
-        target, condition = noise - clean, text(_captions(seeds, rng), length)
-    else:
-        condition = text([caption(sample_scene(seed), rng) for seed in seeds], length)
-        target = _guided(teacher, noisy, condition, text([""] * batch, length), sigma, guidance, side)
-    return nn.functional.mse_loss(predict(model, noisy, condition, sigma, guidance, side), target)
-
-
-@torch.no_grad()
-def _guided(
-    teacher: FluxTransformer2DModel, noisy: torch.Tensor, condition: tuple[torch.Tensor, torch.Tensor],
-    empty: tuple[torch.Tensor, torch.Tensor], sigma: torch.Tensor, guidance: torch.Tensor, side: int,
-) -> torch.Tensor:  # fmt: skip
-    """Classifier-free guidance, arXiv 2207.12598; what FLUX.1-dev's guidance input was distilled from."""
-    without = predict(teacher, noisy, empty, sigma, guidance, side)
-    return torch.lerp(
-        without, predict(teacher, noisy, condition, sigma, guidance, side), guidance[:, None, None]
-    )
+    """Against classifier-free guidance (arXiv 2207.12598) of the teacher, as FLUX.1-dev's guidance input."""
+    condition = text([caption(sample_scene(seed), rng) for seed in batch.seeds], length)
+    with torch.no_grad():
+        without = batch.predict(teacher, text([""] * len(batch.seeds), length))
+        guided = torch.lerp(without, batch.predict(teacher, condition), batch.guidance[:, None, None])
+    return nn.functional.mse_loss(batch.predict(model, condition), guided)
 
 
 def train(
-    model: FluxTransformer2DModel, phase: Phase, latents: torch.Tensor, text: Text, folder: Path
+    model: FluxTransformer2DModel, phase: FluxPhase, latents: torch.Tensor, text: Text, folder: Path
 ) -> None:
-    """Runs `phase` on `model` in place; it ends as its own average. `folder` may hold a state to resume."""
-    torch.manual_seed(0)
+    """Runs `phase` on `model` in place over packed, scaled `latents` [N, tokens, channels]."""
     teacher = copy.deepcopy(model).requires_grad_(False) if phase.distil else None
-    optimizer = torch.optim.AdamW(
-        model.parameters(), phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-2
-    )
-    schedule, average = one_cycle(optimizer, phase.learning_rate, phase.steps), Average(model, 0.999)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
-    run = Run(folder / phase.name)
-    start = run.resume(**parts)
-    torch.manual_seed(1000 * start + rank())
-    rng = random.Random(f"{start} {rank()}")
-    progress = tqdm(
-        range(start, phase.steps), desc=phase.name, initial=start, total=phase.steps, mininterval=10
-    )
-    seen = 0.0
-    for step in progress if rank() == 0 else range(start, phase.steps):
-        loss = _loss(model, teacher, latents, text, phase.batch, PADDINGS[step % len(PADDINGS)], rng)
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update(model, step)
-        seen += loss.item()
-        if rank() == 0 and (step % 250 == 249 or step + 1 == phase.steps):
-            run.log(step=step + 1, loss=seen / 250)
-            run.save(step + 1, **parts)
-            seen = 0.0
-    average.copy_to(model)
+
+    def loss(step: int) -> torch.Tensor:
+        rng = random.Random(f"{phase.name} {step} {rank()}")
+        batch, length = Batch.draw(latents, phase.batch_per_worker, rng), PADDINGS[step % len(PADDINGS)]
+        if teacher is None:
+            return _matching_loss(model, text, batch, length, rng)
+        return _distillation_loss(model, teacher, text, batch, length, rng)
+
+    optimise(model, phase, loss, folder)

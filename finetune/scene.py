@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from itertools import product as cartesian
 
+from families.wording import INDUSTRIES, STYLES
+
 Colour = tuple[int, int, int]
 
 PRODUCTS = (
@@ -38,12 +40,6 @@ BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {
     "purple": ((215, 197, 247), (162, 134, 216)),
 }
 BACKDROPS = ("gradient", "studio")
-STYLES = ("professional", "playful", "minimal", "vintage", "luxury", "bold")
-INDUSTRIES = (
-    "technology", "healthcare", "food", "fashion", "fitness",
-    "travel", "real estate", "education", "finance", "automotive",
-)  # fmt: skip
-
 # attribute of a Scene -> its choices
 ATTRIBUTES: dict[str, tuple[str | None, ...]] = {
     "product": PRODUCTS,

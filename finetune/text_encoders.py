@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from finetune.captions import caption
 from finetune.dataset import targets
-from finetune.run import Run, one_cycle
+from finetune.run import Phase, optimise
 from finetune.scene import ATTRIBUTES, Scene, sample_scene
 
 SHORT = 32  # no caption is longer; CLIP is causal, so what follows its end token changes nothing
-STEPS, BATCH, LEARNING_RATE = 1500, 64, 2e-3
-PADDINGS = (32, 32, 32, 48, 64)  # token lengths seen in training: padding must not matter
+LENGTHS = (32, 32, 32, 48, 64)  # token lengths seen in training: padding must not matter
 
 
 def build_clip(vocabulary: int, eos: int) -> CLIPTextModel:
@@ -60,39 +57,25 @@ class Probe(nn.Module):
         return torch.stack(losses).sum()
 
 
-def captioned_batches(start: int, steps: int, batch: int) -> Iterator[tuple[list[Scene], list[str]]]:
-    for step in range(start, steps):
-        rng = random.Random(f"captions {step}")
-        scenes = [sample_scene(rng.randrange(10**6)) for _ in range(batch)]
-        yield scenes, [caption(scene, rng) for scene in scenes]
+def _captioned(step: int, batch: int) -> tuple[list[Scene], list[str]]:
+    rng = random.Random(f"captions {step}")
+    scenes = [sample_scene(rng.randrange(10**6)) for _ in range(batch)]
+    return scenes, [caption(scene, rng) for scene in scenes]
 
 
 def train(
     clip: CLIPTextModel, clip_tokenizer: PreTrainedTokenizerBase, t5: T5EncoderModel,
-    t5_tokenizer: PreTrainedTokenizerBase, folder: Path,
+    t5_tokenizer: PreTrainedTokenizerBase, phase: Phase, folder: Path,
 ) -> None:  # fmt: skip
-    """Trains both encoders in place, resuming if `folder` has a state."""
+    """Trains both encoders in place."""
     torch.manual_seed(0)
     probes = nn.ModuleList([Probe(clip.config.hidden_size), Probe(t5.config.d_model)])
-    everything = nn.ModuleList([clip, t5, probes])
-    optimizer = torch.optim.AdamW(everything.parameters(), LEARNING_RATE, weight_decay=1e-2)
-    schedule, run = one_cycle(optimizer, LEARNING_RATE, STEPS), Run(folder)
-    parts = {"everything": everything, "optimizer": optimizer, "schedule": schedule}
-    start = run.resume(**parts)
-    batches = captioned_batches(start, STEPS, BATCH)
-    for step, (scenes, texts) in enumerate(
-        tqdm(batches, desc="text", total=STEPS - start, mininterval=10), start
-    ):
+
+    def loss(step: int) -> torch.Tensor:
+        scenes, texts = _captioned(step, phase.batch)
         pooled = clip(tokenize(clip_tokenizer, texts, SHORT)).pooler_output
-        tokens = t5(tokenize(t5_tokenizer, texts, PADDINGS[step % len(PADDINGS)])).last_hidden_state[
-            :, :SHORT
-        ]
+        tokens = t5(tokenize(t5_tokenizer, texts, LENGTHS[step % len(LENGTHS)])).last_hidden_state[:, :SHORT]
         wanted = targets(scenes)
-        loss = probes[0].loss(pooled, wanted) + probes[1].loss(tokens.mean(dim=1), wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 250 == 249 or step + 1 == STEPS:
-            run.log(step=step + 1, loss=loss.item())
-            run.save(step + 1, **parts)
+        return probes[0].loss(pooled, wanted) + probes[1].loss(tokens.mean(dim=1), wanted)
+
+    optimise(nn.ModuleList([clip, t5, probes]), phase, loss, folder)

@@ -9,30 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from tqdm import tqdm
 
-from finetune.dataset import (
-    TRAIN_PICTURES,
-    as_model_input,
-    held_out_pictures,
-    random_crops,
-    training_pictures,
-)
-from finetune.run import Average, Run, one_cycle
+from finetune.dataset import Pixels, as_model_input, held_out_pictures, random_crops
+from finetune.run import Phase, optimise
 
 KL_WEIGHT = 1e-6
 LATENT_NOISE = 0.1  # in standard deviations of the latents
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One stretch of training. `decoder_only` leaves the latent space as it is."""
+class VaePhase(Phase):
+    """`crop` is in pixels; `decoder_only` leaves the latent space as it is."""
 
-    name: str
-    steps: int
-    learning_rate: float
-    batch: int
-    crop: int
+    crop: int = 64
     decoder_only: bool = False
 
 
@@ -73,36 +62,17 @@ def psnr(vae: AutoencoderKL, frames: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / torch.cat(errors))).mean())
 
 
-def train(vae: AutoencoderKL, phase: Phase, folder: Path, cache: Path, size: int) -> float:
-    """Runs `phase` on `vae` in place (resuming if its folder has a state); held-out PSNR in dB."""
-    torch.manual_seed(0)
+def train(vae: AutoencoderKL, phase: VaePhase, source: Pixels, folder: Path, cache: Path) -> None:
+    """Runs `phase` on `vae` in place, on uint8 pictures [N, size, size, 3]; logs the held-out PSNR in dB."""
     vae.to(memory_format=torch.channels_last)
-    source = training_pictures(TRAIN_PICTURES, size, cache)
-    frames = as_model_input(held_out_pictures(size, cache))
+    frames = as_model_input(held_out_pictures(source.shape[1], cache))
+
+    def loss(step: int) -> torch.Tensor:
+        crops = random_crops(source, phase.batch, phase.crop, np.random.default_rng(step))
+        return _loss(vae, crops, phase.decoder_only)
+
     module = vae.decoder if phase.decoder_only else vae
-    optimizer = torch.optim.AdamW(
-        module.parameters(), phase.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
-    )
-    schedule, average = one_cycle(optimizer, phase.learning_rate, phase.steps), Average(module, 0.999)
-    parts = {"vae": vae, "optimizer": optimizer, "schedule": schedule, "average": average}
-    run = Run(folder / phase.name)
-    start = run.resume(**parts)
-    rng = np.random.default_rng(start + 1)
-    for step in tqdm(
-        range(start, phase.steps), desc=phase.name, initial=start, total=phase.steps, mininterval=10
-    ):
-        loss = _loss(vae, random_crops(source, phase.batch, phase.crop, rng), phase.decoder_only)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update(module, step)
-        if step % 1000 == 999 or step + 1 == phase.steps:
-            run.log(step=step + 1, loss=loss.item(), psnr=psnr(vae, frames))
-            run.save(step + 1, **parts)
-    average.copy_to(module)
-    return psnr(vae, frames)
+    optimise(module, phase, loss, folder, lambda: {"psnr": psnr(vae, frames)}, every=1000)
 
 
 def set_latent_statistics(vae: AutoencoderKL, frames: torch.Tensor) -> None:

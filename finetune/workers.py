@@ -32,6 +32,7 @@ def _worker(
 def run_workers(count: int, function: Callable[..., None], *arguments: Any) -> None:
     """Calls `function(*arguments)` in `count` processes that `rank()` tells apart."""
     if count == 1:
+        torch.set_num_threads(1)
         function(*arguments)
     else:
         mp.spawn(_worker, (count, _free_port(), function, arguments), count)
@@ -41,6 +42,10 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def average_gradients(module: nn.Module) -> None:
     """Replaces every gradient by its mean over the workers; one message for all."""
     if not dist.is_initialized():
@@ -48,6 +53,6 @@ def average_gradients(module: nn.Module) -> None:
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
+    flat /= world_size()
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))

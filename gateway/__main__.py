@@ -12,6 +12,7 @@ from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
 from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
 from gateway.settings import SettingsError, load
 from serving import EmbeddedTriton, ServingError
+from serving.launch import Options
 
 
 def parse() -> argparse.Namespace:
@@ -21,6 +22,9 @@ def parse() -> argparse.Namespace:
         "--triton", metavar="HOST:PORT", help="gRPC of a running Triton (or POSTPULSE_TRITON_URL)"
     )
     where.add_argument("--embedded", metavar="REPOSITORY", type=Path, help="start Triton on this repository")
+    parser.add_argument(
+        "--triton-port", type=int, default=8001, help="gRPC of --embedded; 0 takes a free one"
+    )
     parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
     return parser.parse_args()
@@ -43,7 +47,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.embedded:
-            with EmbeddedTriton(arguments.embedded, LOG_FOLDER, report=show) as triton:
+            with EmbeddedTriton(
+                arguments.embedded, LOG_FOLDER, Options(arguments.triton_port), show
+            ) as triton:
                 serve(arguments.host, arguments.port, triton.grpc_url)
         else:
             serve(arguments.host, arguments.port, arguments.triton)

@@ -1,16 +1,9 @@
-"""Industries and styles: what each appends to a prompt, in the words of the training captions."""
+"""Industries and styles: what each appends to a prompt."""
 
-STYLES = {
-    name: f"{{prompt}}, {name} style"
-    for name in ("professional", "playful", "minimal", "vintage", "luxury", "bold")
-}
-INDUSTRIES = {
-    name: f"{{prompt}}, for the {name} industry"
-    for name in (
-        "technology", "healthcare", "food", "fashion", "fitness",
-        "travel", "real estate", "education", "finance", "automotive",
-    )
-}  # fmt: skip
+from families import wording
+
+STYLES = {name: f"{{prompt}}, {wording.style_phrase(name)}" for name in wording.STYLES}
+INDUSTRIES = {name: f"{{prompt}}, {wording.industry_phrase(name)}" for name in wording.INDUSTRIES}
 
 
 def compose(prompt: str, style: str | None, industry: str | None) -> str:

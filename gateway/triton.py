@@ -83,6 +83,7 @@ class TritonClient:
         self._limits: Limits | None = None
         self._proof_ends = 0.0
         self._probing = asyncio.Lock()
+        self._drawing = 0
 
     async def close(self) -> None:
         await self._client.close()
@@ -94,14 +95,21 @@ class TritonClient:
         return self._limits
 
     async def draw(self, sample: Sample, request_id: str) -> Picture:
-        """The picture of `sample`; cancelling the awaiting task cancels the call in Triton."""
+        """The picture of `sample`; cancelling the awaiting task cancels the call.
+
+        On Triton 2.51 the models inside an ensemble do not see that: what is drawn is drawn to the end.
+        """
 
         async def infer(timeout: float) -> Any:
             return await self._client.infer(
                 MODEL, sample.inputs(), request_id=request_id, client_timeout=timeout
             )
 
-        reply = await self._with_retry(infer, self._deadline_seconds)
+        self._drawing += 1
+        try:
+            reply = await self._with_retry(infer, self._deadline_seconds)
+        finally:
+            self._drawing -= 1
         found = arrays(reply.get_response(), sample.outputs())
         if (found["prompt_tokens"] < 0).any():
             raise ReplyError(f"prompt_tokens has negative counts: {found['prompt_tokens'].tolist()}")
@@ -111,12 +119,13 @@ class TritonClient:
     async def prove_ready(self) -> Limits:
         """The limits, if Triton and the ensemble are ready and a picture came out of it lately.
 
-        A crashed Python stub leaves a model "ready": only drawing shows it. Without proof, one step is drawn.
+        A crashed Python stub leaves a model "ready": only drawing shows it. Without proof, one step is drawn;
+        while requests are being drawn they are the proof to come, and one more would wait behind them.
         """
         async with self._probing:
             await self._check_ready()
             limits = self._limits = await self._read_limits(self._probe_seconds)
-            if asyncio.get_running_loop().time() > self._proof_ends:
+            if not self._drawing and asyncio.get_running_loop().time() > self._proof_ends:
                 canary = Sample("canary", 0, 1, 1.0, limits.min_size, limits.min_size)
                 await asyncio.wait_for(self.draw(canary, "canary"), self._probe_seconds)
         return limits

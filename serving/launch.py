@@ -14,7 +14,8 @@ from serving.machine import Wheel
 from serving.ports import LOOPBACK
 
 OUR_BACKENDS = Path(__file__).with_name("backends")
-# Nobody has the key, so nobody on this machine can register memory, load models or redirect logs over gRPC.
+# The key is drawn at every start and told to no client. It guards against mistakes over gRPC: users of this
+# machine can read it from the command line.
 RESTRICTED = "shared-memory,model-repository,trace,logging"
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "AIP_MODE")
 

@@ -23,21 +23,11 @@ def models_folder(repository: Path, report: Callable[[str], None]) -> Path:
         verify(manifest, repository)
     except ManifestError as error:
         raise ServingError(str(error)) from None
-    refuse_strangers(manifest, repository / "models")
+    if not any(name.startswith("models/") for name in manifest.files):
+        raise ServingError(f"{repository} has no models: its manifest lists none")
     for line in differing_versions(manifest, installed_versions(manifest)):
         report(f"warning: {line}")
     return repository / "models"
-
-
-def refuse_strangers(manifest: Manifest, models: Path) -> None:
-    """Triton runs whatever lies in `models`, so a model that the manifest does not list is an error."""
-    listed = {Path(name).parts[1] for name in manifest.files if name.startswith("models/")}
-    if not listed:
-        raise ServingError(f"{models.parent} has no models: its manifest lists none")
-    if strangers := sorted(set(model_names(models)) - listed):
-        raise ServingError(
-            f"{models} holds {', '.join(strangers)}, not in the manifest: remove it or export again"
-        )
 
 
 def installed_versions(manifest: Manifest) -> dict[str, str]:

@@ -1,33 +1,35 @@
 """The drawn world, its words and the checkpoint that was trained on it."""
 
+import contextlib
 import itertools
-import random
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
 
-from finetune import checker
-from finetune.captions import full_caption, held_out_prompts
+from families.wording import INDUSTRIES, STYLES
+from finetune import checker, evaluate
+from finetune.captions import held_out_prompts
 from finetune.card import PANELS
 from finetune.dataset import targets
 from finetune.draw import draw
 from finetune.marks import BADGES, STYLE_MARKS
+from finetune.pretrain import FLUX_TINY, STAGES, Pretraining
 from finetune.products import DRAWERS
-from finetune.run import Average, Run
+from finetune.run import Average, Phase, optimise
 from finetune.scene import (
     BACKGROUNDS,
     COLOURS,
-    INDUSTRIES,
     PRODUCTS,
-    STYLES,
     held_out_scenes,
     is_held_out,
     sample_scene,
 )
 from finetune.tokenizers import caption_corpus, train_clip_tokenizer, train_t5_tokenizer
-from gateway import prompts
 
 CHECKPOINT = "assets/checkpoints/flux-tiny"
 
@@ -68,15 +70,6 @@ def test_evaluation_prompts_name_the_colour_and_every_mark() -> None:
         assert scene.industry is None or f"for the {scene.industry} industry" in prompt
 
 
-def test_the_gateway_words_styles_and_industries_as_the_captions_do() -> None:
-    assert set(prompts.STYLES) == set(STYLES)
-    assert set(prompts.INDUSTRIES) == set(INDUSTRIES)
-    scene = next(s for s in map(sample_scene, range(100)) if s.style and not s.industry)
-    caption = full_caption(scene, random.Random(0))
-    worded = prompts.STYLES[scene.style].format(prompt=caption.removesuffix(f", {scene.style} style"))
-    assert worded == caption
-
-
 @pytest.mark.parametrize("text", ["zebra", "😀 مرحبا 日本", "", "ﬁ\u0301", "a" * 500])
 def test_any_text_tokenises_without_an_unknown_token(text: str) -> None:
     corpus = caption_corpus(200)
@@ -85,13 +78,78 @@ def test_any_text_tokenises_without_an_unknown_token(text: str) -> None:
     assert clip(text).input_ids.count(clip.eos_token_id) == 1  # CLIP's unknown token is its end token
 
 
-def test_a_run_resumes_where_it_was_saved(tmp_path) -> None:
-    module = torch.nn.Linear(2, 2)
-    Run(tmp_path).save(7, module=module)
-    other = torch.nn.Linear(2, 2)
-    assert Run(tmp_path).resume(module=other) == 7
-    assert torch.equal(module.weight, other.weight)
-    assert Run(tmp_path / "fresh").resume(module=other) == 0
+PHASE = Phase("phase", steps=4, learning_rate=0.1, batch=2)
+
+
+def optimised(folder: Path, phase: Phase = PHASE, cut_at: int | None = None) -> torch.Tensor:
+    """The weight of a small module after `phase`, whose losses are random; cut short at step `cut_at`."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 1)
+
+    def loss(step: int) -> torch.Tensor:
+        if step == cut_at:
+            raise InterruptedError
+        return module(torch.randn(2, 3)).pow(2).sum()
+
+    with contextlib.suppress(InterruptedError):
+        optimise(module, phase, loss, folder, every=1)
+    return module.weight.detach()
+
+
+def test_a_phase_that_was_cut_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole = optimised(tmp_path / "whole")
+    optimised(tmp_path / "cut", cut_at=2)
+    assert torch.equal(optimised(tmp_path / "cut"), whole)
+    rows = [(tmp_path / name / "phase" / "curves.jsonl").read_text() for name in ("whole", "cut")]
+    assert rows[0] == rows[1] and len(rows[0].splitlines()) == 4
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    optimised(tmp_path)
+    with pytest.raises(ValueError, match="state.pt is of .*0.1.* not of .*0.2"):
+        optimised(tmp_path, replace(PHASE, learning_rate=0.2))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
+    """A checkpoint made by every stage up to `assemble`, two steps a phase, two workers."""
+    recipe = replace(FLUX_TINY, size=64, pictures=16, captions=200)
+    phases = {name: replace(getattr(recipe, name), steps=2, batch=2) for name in ("text", "base", "distil")}
+    vae = replace(recipe.vae, steps=2, batch=2, crop=32)
+    decoder = replace(recipe.decoder, steps=2, batch=2, crop=64)
+    work, output = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("checkpoint")
+    made = Pretraining(replace(recipe, vae=vae, decoder=decoder, **phases), work, output, workers=2)
+    for stage in STAGES[:-1]:
+        made.run(stage)
+    return made
+
+
+def test_every_stage_runs_and_stock_diffusers_loads_what_comes_out(pretrained: Pretraining) -> None:
+    pipeline = FluxPipeline.from_pretrained(pretrained.output, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a mug", height=64, width=64, num_inference_steps=1, max_sequence_length=64).images[0]
+    assert picture.size == (64, 64)
+    assert pipeline.vae.config.sample_size == 64
+
+
+def test_a_stage_that_is_done_is_not_done_again(pretrained: Pretraining) -> None:
+    before = (pretrained.runs / "transformer-base" / "curves.jsonl").read_text()
+    pretrained.run("transformer")
+    assert (pretrained.runs / "transformer-base" / "curves.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "tokenizer_2"])
+def test_a_tokenizer_is_saved_without_traces_of_training(pretrained: Pretraining, name: str) -> None:
+    for checkpoint in (pretrained.output, Path(CHECKPOINT)):
+        saved = json.loads((checkpoint / name / "tokenizer.json").read_text())
+        assert saved["truncation"] is None and saved["padding"] is None
+
+
+def test_no_config_names_the_machine_that_trained(pretrained: Pretraining) -> None:
+    for checkpoint in (pretrained.output, Path(CHECKPOINT)):
+        configs = list(checkpoint.glob("*/config.json"))
+        assert len(configs) == 4
+        assert not any("_name_or_path" in json.loads(config.read_text()) for config in configs)
 
 
 def test_an_average_follows_its_module() -> None:
@@ -126,5 +184,11 @@ def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark() -
 
 
 def test_the_card_names_every_run() -> None:
-    card = open(f"{CHECKPOINT}/README.md").read()
+    card = Path(CHECKPOINT, "README.md").read_text()
     assert all(f"run `{folder}`" in card for folder, _, _ in PANELS)
+
+
+@pytest.mark.slow
+def test_held_out_prompts_are_drawn_right(tmp_path: Path) -> None:
+    scores = evaluate.report(Path(CHECKPOINT), tmp_path / "cache", tmp_path, steps=28, guidance=3.5)
+    assert min(scores[name] for name in evaluate.ASKED) >= 0.95

@@ -145,6 +145,12 @@ def test_the_ensemble_documents_each_of_its_tensors(service: Service) -> None:
     assert all(config.parameters[name].string_value for name in tensors)
 
 
+def test_a_prompt_that_is_too_long_is_drawn_with_the_counts_of_each_encoder(service: Service) -> None:
+    warnings = service.ask(PROMPTS[-1], seed=0, num_inference_steps=1)["warnings"]
+    assert {entry["encoder"] for entry in warnings} == {"text_encoder", "text_encoder_2"}
+    assert all(entry["kept"] > 0 and entry["dropped"] > 0 for entry in warnings)
+
+
 def test_an_unknown_style_is_refused_with_the_choices(service: Service) -> None:
     with pytest.raises(DemoError, match="answered 422.*vintage"):
         service.ask("a mug", style="gothic")

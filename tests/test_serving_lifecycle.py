@@ -251,7 +251,7 @@ def test_a_changed_file_is_refused(repository: Path) -> None:
 
 def test_a_model_that_was_not_exported_is_refused(repository: Path) -> None:
     add_python(repository / "models", "stranger", SLEEPER)
-    assert "holds stranger, not in the manifest" in refused(repository)
+    assert "is not in the manifest: remove it" in refused(repository)
 
 
 def test_a_missing_wheel_is_one_line(repository: Path) -> None:

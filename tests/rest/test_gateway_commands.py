@@ -63,7 +63,11 @@ def test_the_gateway_serves_a_running_triton_until_ctrl_c(triton: EmbeddedTriton
 def test_the_gateway_starts_and_stops_its_own_triton(
     repository: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    with gateway_command(tmp_path, "--embedded", str(repository)) as (process, url, curl):
+    with gateway_command(tmp_path, "--embedded", str(repository), "--triton-port", "0") as (
+        process,
+        url,
+        curl,
+    ):
         assert ask(curl, url).status_code == 200
         process.send_signal(stop)
         assert process.wait(30) == 0
@@ -74,7 +78,7 @@ def test_the_gateway_starts_and_stops_its_own_triton(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--embedded", "nowhere"], "nowhere"),
+        (["--embedded", "nowhere", "--triton-port", "0"], "nowhere"),
         (["--triton", "http://127.0.0.1:8001"], "triton_url: String should match"),
         (["--port", "99999"], "99999"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from gateway_support import Gateway, gateway_before, is_problem
 from PIL import Image
 
-from gateway.prompts import INDUSTRIES, STYLES
+from families.wording import INDUSTRIES, STYLES, industry_phrase, style_phrase
 from serving import EmbeddedTriton
 
 
@@ -49,8 +49,6 @@ def test_every_field_reaches_the_model(gateway: Gateway) -> None:
 
 
 def test_style_and_industry_are_said_as_in_the_training_captions(gateway: Gateway) -> None:
-    from finetune.captions import industry_phrase, style_phrase
-
     for style, industry in (("luxury", None), (None, "real estate"), ("bold", "food")):
         phrases = ([style_phrase(style)] if style else []) + ([industry_phrase(industry)] if industry else [])
         answer, _ = drawn(gateway, prompt="a {mug}", style=style, industry=industry)
@@ -59,11 +57,8 @@ def test_style_and_industry_are_said_as_in_the_training_captions(gateway: Gatewa
 
 
 def test_the_choices_are_those_of_the_training_captions(gateway: Gateway) -> None:
-    from finetune.scene import INDUSTRIES as LEARNT_INDUSTRIES
-    from finetune.scene import STYLES as LEARNT_STYLES
-
-    assert {choice["name"] for choice in gateway.http.get("/industries").json()} == set(LEARNT_INDUSTRIES)
-    assert {choice["name"] for choice in gateway.http.get("/styles").json()} == set(LEARNT_STYLES)
+    assert [choice["name"] for choice in gateway.http.get("/industries").json()] == list(INDUSTRIES)
+    assert [choice["name"] for choice in gateway.http.get("/styles").json()] == list(STYLES)
     assert gateway.http.get("/styles").json()[0]["prompt_template"] == "{prompt}, professional style"
     assert len(INDUSTRIES) == 10 and len(STYLES) == 6
 
