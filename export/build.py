@@ -41,11 +41,11 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
 
 
 def heading() -> str:
-    return f"{'component':<16}{'exported in':>12}{'MB':>8}  {'max abs error (allowed)'}"
+    return f"{'component':<16}{'exported in':>12}{'MB':>8}  {'max error (allowed)'}"
 
 
 def _row(record: ComponentRecord, folder: Path, effort: str) -> str:
-    errors = ", ".join(f"{error:.1e}" for error in record.max_abs_error.values())
+    errors = ", ".join(f"{error:.1e}" for error in record.max_error.values())
     megabytes = (folder / record.file).stat().st_size / 1e6
     return f"{effort:>12}{megabytes:>8.1f}  {errors} ({record.tolerance:g})"
 

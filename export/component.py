@@ -27,14 +27,14 @@ def export_component(plan: Plan, component: ComponentSpec, repository: Path, fil
     graph.save(model, repository / file)
     session = parity.open_session(repository / file)
     errors = {
-        words: parity.max_abs_error(session, module, parity.random_inputs(component, axes, configs))
+        words: parity.max_error(session, module, parity.random_inputs(component, axes, configs))
         for words, axes in plan.checked_axes.items()
     }
     record = ComponentRecord(
         file=file,
         sha256=sha256_of_file(repository / file),
         inputs_sha256=plan.component_sha256(component),
-        max_abs_error=errors,
+        max_error=errors,
         tolerance=UINT8_TOLERANCE if component.outputs[0].dtype == "UINT8" else plan.target.tolerance,
     )
     _check(component, record)
@@ -42,7 +42,7 @@ def export_component(plan: Plan, component: ComponentSpec, repository: Path, fil
 
 
 def _check(component: ComponentSpec, record: ComponentRecord) -> None:
-    for words, error in record.max_abs_error.items():
+    for words, error in record.max_error.items():
         if not error <= record.tolerance:  # a NaN fails too
             raise ExportError(
                 f"{component.name} differs from torch by {error:.1e} at {words}; allowed {record.tolerance:g}"

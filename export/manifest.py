@@ -24,7 +24,7 @@ class ComponentRecord:
     file: str
     sha256: str
     inputs_sha256: str
-    max_abs_error: dict[str, float]  # axis sizes, in words -> largest difference from torch
+    max_error: dict[str, float]  # axis sizes, in words -> largest difference from torch
     tolerance: float
 
 

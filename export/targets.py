@@ -18,7 +18,7 @@ class Target:
     opset: int
     min_size: int
     max_size: int
-    tolerance: float  # largest allowed absolute difference from torch
+    tolerance: float  # largest allowed difference from torch, see parity.max_error
 
 
 TARGETS = {

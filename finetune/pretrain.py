@@ -122,7 +122,7 @@ class Pretraining:
             model.save_pretrained(folder)
 
     def decoder(self) -> None:
-        model = AutoencoderKL.from_pretrained(self.work / "vae")
+        model = AutoencoderKL.from_pretrained(self.work / "vae", dtype=torch.float32)
         vae.train(model, self.recipe.decoder, self._pictures(), self.runs, self.work)
         with self._result("decoder") as folder:
             model.save_pretrained(folder)
@@ -133,7 +133,7 @@ class Pretraining:
         run_workers(self.workers, self._train_transformer)
 
     def _encode(self) -> None:
-        model = AutoencoderKL.from_pretrained(self.work / "vae")
+        model = AutoencoderKL.from_pretrained(self.work / "vae", dtype=torch.float32)
         latents = flux.scaled_latents(model, self._pictures())
         with self._result("latents") as folder:
             torch.save(latents, folder / "latents.pt")
@@ -153,7 +153,7 @@ class Pretraining:
         condition = self.load_text()
         pipeline = FluxPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
-            vae=AutoencoderKL.from_pretrained(self.work / "decoder"),
+            vae=AutoencoderKL.from_pretrained(self.work / "decoder", dtype=torch.float32),
             text_encoder=condition.clip,
             tokenizer=condition.clip_tokenizer,
             text_encoder_2=condition.t5,

@@ -14,6 +14,7 @@ from gateway.settings import SettingsError, load
 from serving import EmbeddedTriton, ServingError
 
 EXAMPLE_PROMPT = "A sleek smartphone on a dark gradient background"
+EXAMPLE_SEED = 13  # fixed, so that everybody sees the same picture first
 LOG_FOLDER = Path("out/logs")
 # Loopback is never reached through a proxy.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -32,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, required=True, help="as `python -m export` writes it")
     parser.add_argument("--output", type=Path, default=Path("out/demo.png"))
     parser.add_argument("--prompt", default=EXAMPLE_PROMPT)
+    parser.add_argument("--seed", type=int, default=EXAMPLE_SEED)
     return parser.parse_args()
 
 
@@ -48,12 +50,13 @@ def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
             raise DemoError(f"{url} answered {error.code}: {json.load(error)['detail']}") from error
 
 
-def draw(triton_url: str, prompt: str, output: Path) -> None:
+def draw(triton_url: str, prompt: str, seed: int, output: Path) -> None:
     """Asks a gateway in front of `triton_url` for one picture and saves it."""
     settings = load(triton_url).model_copy(update={"public_url": None})
     with background(create_app(settings), settings) as url:
-        show(f'gateway: {url}\nPOST {url}/generate-image {{"prompt": "{prompt}"}}')
-        answer = json.loads(fetch(f"{url}/generate-image", {"prompt": prompt}))
+        body = {"prompt": prompt, "seed": seed}
+        show(f"gateway: {url}\nPOST {url}/generate-image {json.dumps(body, ensure_ascii=False)}")
+        answer = json.loads(fetch(f"{url}/generate-image", body))
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(fetch(answer["generated_image_url"]))
     show(json.dumps(answer, indent=2, ensure_ascii=False))
@@ -64,7 +67,7 @@ def main() -> int:
     arguments = parse()
     try:
         with EmbeddedTriton(arguments.repository, LOG_FOLDER, report=show) as triton:
-            draw(triton.grpc_url, arguments.prompt, arguments.output)
+            draw(triton.grpc_url, arguments.prompt, arguments.seed, arguments.output)
     except (DemoError, ServerError, ServingError, SettingsError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
