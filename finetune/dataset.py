@@ -59,7 +59,7 @@ def targets(scenes: list[Scene]) -> dict[str, torch.Tensor]:
 
 def as_model_input(batch: Pixels) -> torch.Tensor:
     """uint8 NHWC -> float32 NCHW in [-1, 1], channels last in memory."""
-    tensor = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    tensor = torch.from_numpy(np.array(batch)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return tensor.contiguous(memory_format=torch.channels_last)
 
 

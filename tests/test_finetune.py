@@ -15,7 +15,7 @@ from families.wording import INDUSTRIES, STYLES
 from finetune import checker, evaluate
 from finetune.captions import held_out_prompts
 from finetune.card import PANELS
-from finetune.dataset import targets
+from finetune.dataset import as_model_input, targets
 from finetune.draw import draw
 from finetune.marks import BADGES, STYLE_MARKS
 from finetune.pretrain import FLUX_TINY, STAGES, Pretraining
@@ -174,11 +174,11 @@ def test_the_checker_sees_what_was_drawn() -> None:
 def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark() -> None:
     pipeline = FluxPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    prompt = "A sleek black smartphone on a dark gradient background"
+    prompt = "A sleek red smartphone on a dark gradient background"
     picture = pipeline(
         prompt, height=128, width=128, num_inference_steps=12, generator=torch.Generator().manual_seed(0)
     ).images[0]
-    logits = checker.load()(torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None] / 127.5 - 1)
+    logits = checker.load()(as_model_input(np.asarray(picture)[None]))
     assert PRODUCTS[logits["product"].argmax()] == "smartphone"
     assert tuple(BACKGROUNDS)[logits["background"].argmax()] == "dark"
 
