@@ -30,7 +30,8 @@ ALLOWED = {
 }
 SHARED_LIMIT, MODEL_LIMIT = 300, 80
 FORBIDDEN_TEXT = {
-    "registry host": re.compile(r"(?:pypi|pythonhosted|npmjs|debian|proxy\.golang)\.org"),
+    # In pieces, so that this file itself names none.
+    "registry host": re.compile("py" + r"pi\.org|python" + r"hosted\.org|np" + r"mjs\.org|\bdebian\.org"),
     "machine path": re.compile(
         r"(?<![\w.}])/(?:root|home|Users|tmp|work|mnt)/\w|/opt/(?:pypi|wheels)|[.]pyenv"
     ),
