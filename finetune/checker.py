@@ -29,7 +29,12 @@ class Checker(nn.Module):
             for inner, outer in zip(widths, widths[1:], strict=False)
         ]
         self.body = nn.Sequential(
-            *blocks, nn.Conv2d(96, 128, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.LazyLinear(128), nn.SiLU()
+            *blocks,
+            nn.Conv2d(96, 128, 3, 2, 1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(128 * 4 * 4, 128),
+            nn.SiLU(),
         )
         self.heads = nn.ModuleDict(
             {name: nn.Linear(128, len(choices)) for name, choices in ATTRIBUTES.items()}
@@ -43,7 +48,6 @@ class Checker(nn.Module):
 def load(path: Path = WEIGHTS) -> Checker:
     """The trained checker."""
     checker = Checker()
-    checker(torch.zeros(2, 3, 128, 128))  # gives the lazy layer its shape
     checker.load_state_dict(load_file(path))
     return checker.eval()
 
@@ -67,7 +71,6 @@ def train(cache: Path, count: int = 12_000) -> Checker:
     """A checker trained on the first `count` training pictures, 128 x 128."""
     torch.manual_seed(1)
     checker, source = Checker(), training_pictures(count, 128, cache)
-    checker(torch.zeros(2, 3, 128, 128))
     optimizer = torch.optim.AdamW(checker.parameters(), LEARNING_RATE)
     schedule, rng = one_cycle(optimizer, LEARNING_RATE, STEPS), np.random.default_rng(1)
     for _ in tqdm(range(STEPS), desc="checker", mininterval=10):
