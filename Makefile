@@ -1,12 +1,12 @@
 PYTHON311 ?= python3.11
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-CHECKPOINT := assets/checkpoints/flux-tiny
-REPOSITORY := build/flux-tiny-cpu
+CHECKPOINTS := flux-tiny sdxl-tiny
+REPOSITORIES := $(CHECKPOINTS:%=build/%-cpu)
 TYPED := families diffusion export gateway serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repository demo serve test test-slow check clean
+.PHONY: help setup repositories demo serve test test-slow check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -24,14 +24,15 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m pip install --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-repository: setup ## export flux-tiny for this machine, unless that has been done
-	$(PYTHON) -m export --checkpoint $(CHECKPOINT) --target cpu --output $(REPOSITORY)
+repositories: setup ## export the tiny checkpoints for this machine, unless that has been done
+	@set -e; for name in $(CHECKPOINTS); do \
+		$(PYTHON) -m export --checkpoint assets/checkpoints/$$name --target cpu --output build/$$name-cpu; done
 
-demo: repository ## start all, draw one picture to out/demo.png, stop all
-	$(PYTHON) -m gateway.demo --repository $(REPOSITORY) --output out/demo.png
+demo: repositories ## start all, draw out/demo.png and from it out/demo-image-to-image.png, stop all
+	$(PYTHON) -m gateway.demo --repository $(REPOSITORIES) --output out
 
-serve: repository ## Triton and the gateway in the foreground, until Ctrl-C
-	$(PYTHON) -m gateway --embedded $(REPOSITORY)
+serve: repositories ## Triton and the gateway in the foreground, until Ctrl-C
+	$(PYTHON) -m gateway --embedded $(REPOSITORIES)
 
 test: setup ## run the tests
 	$(PYTHON) -m pytest
@@ -39,11 +40,12 @@ test: setup ## run the tests
 test-slow: setup ## run the tests that take minutes
 	$(PYTHON) -m pytest -m "slow and not gpu"
 
-check: setup ## lint, format, types, generated configs, house rules
+check: setup ## lint, format, types, generated files, house rules
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy $(TYPED)
 	$(PYTHON) -m families --check
+	$(PYTHON) -m benchmarks.inputs --check
 	$(PYTHON) -m pytest --quiet tests/test_house.py
 
 clean: ## remove what is built, and the caches; .venv stays

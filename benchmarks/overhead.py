@@ -99,7 +99,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     with (
-        EmbeddedTriton(options.repository, Path("out/logs")) as triton,
+        EmbeddedTriton([options.repository], Path("out/logs")) as triton,
         InferenceServerClient(triton.grpc_url) as client,
         tempfile.TemporaryDirectory() as pictures,
     ):

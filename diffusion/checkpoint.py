@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from diffusers import FlowMatchEulerDiscreteScheduler
+import diffusers
 
 
-def load_scheduler(checkpoint: Path) -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler.from_pretrained(checkpoint / "scheduler", local_files_only=True)
+def load_scheduler(checkpoint: Path) -> Any:
+    """The scheduler that the checkpoint names, of diffusers' class."""
+    folder = checkpoint / "scheduler"
+    name = json.loads((folder / "scheduler_config.json").read_text())["_class_name"]
+    return getattr(diffusers, name).from_pretrained(folder, local_files_only=True)
 
 
 def latent_channels(checkpoint: Path) -> int:
     """Channels of the VAE's latents."""
-    config = json.loads((checkpoint / "vae" / "config.json").read_text())
-    return int(config["latent_channels"])
+    return int(json.loads((checkpoint / "vae" / "config.json").read_text())["latent_channels"])
+
+
+def zeros_for_empty_prompt(checkpoint: Path) -> bool:
+    """Whether "no negative prompt" means zeros, as model_index.json of an SDXL checkpoint says."""
+    return bool(json.loads((checkpoint / "model_index.json").read_text())["force_zeros_for_empty_prompt"])

@@ -1,15 +1,28 @@
-"""Flux latents: noise from a seed, packing into tokens of 2x2 latent pixels and back, position ids."""
+"""Latents: noise from a seed, a draw from the VAE's posterior; Flux's packing into tokens and back."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-def initial_latents(seed: int, channels: int, latent_height: int, latent_width: int) -> Tensor:
-    """Packed noise float32 [1, tokens, 4 * channels]: FluxPipeline's, for a CPU generator with `seed`."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return pack(torch.randn((1, channels, latent_height, latent_width), generator=generator))
+@dataclass(frozen=True)
+class BaseImage:
+    """What the VAE encoder says of a base image: scaled `mean` and `std`, float32 [1, C, h, w]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Latents [1, C, h, w], as diffusers' DiagonalGaussianDistribution.sample; the generator moves on."""
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
+
+
+def noise(generator: torch.Generator, channels: int, latent_height: int, latent_width: int) -> Tensor:
+    """float32 [1, channels, h, w], as diffusers' pipelines draw it from a CPU generator."""
+    return torch.randn((1, channels, latent_height, latent_width), generator=generator)
 
 
 def pack(latents: Tensor) -> Tensor:

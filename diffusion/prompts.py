@@ -1,4 +1,4 @@
-"""Prompts -> token ids of both text encoders, as diffusers' FluxPipeline makes them."""
+"""Prompts -> token ids of both text encoders, as diffusers' pipelines make them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokens:
-    """input_ids [B, 77] and input_ids_2 [B, T]; prompt_tokens [B, 2, 2] = (encoder, (kept, dropped)) counts.
+    """input_ids [B, 77], input_ids_2 [B, T] (SDXL: 77 too); prompt_tokens [B, 2, 2]: encoder; kept, dropped.
 
     Counts are of the prompt's own tokens: start, end and padding are not among them.
     """
@@ -57,12 +57,17 @@ def _load(folder: Path, class_name: str) -> PreTrainedTokenizerBase:
 
 def check_prompt(prompt: str, max_characters: int) -> None:
     """InvalidRequest if `prompt` is blank, longer than `max_characters`, or has a NUL."""
-    if len(prompt) > max_characters:
-        raise InvalidRequest(f"prompt has {len(prompt)} characters; at most {max_characters} are read")
+    check_text("prompt", prompt, max_characters)
     if not prompt.strip():
         raise InvalidRequest(f"prompt {prompt[:20]!r} is empty; it must say what to draw")
-    if "\0" in prompt:
-        raise InvalidRequest(f"prompt has a NUL character at position {prompt.index(chr(0))}; remove it")
+
+
+def check_text(name: str, text: str, max_characters: int) -> None:
+    """InvalidRequest if `text`, called `name`, is longer than `max_characters` or has a NUL."""
+    if len(text) > max_characters:
+        raise InvalidRequest(f"{name} has {len(text)} characters; at most {max_characters} are read")
+    if "\0" in text:
+        raise InvalidRequest(f"{name} has a NUL character at position {text.index(chr(0))}; remove it")
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> Int64:

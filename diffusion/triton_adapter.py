@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from diffusion.errors import Cancelled, EngineError
-from families import ComponentSpec, FamilySpec, InvalidRequest
+from diffusion.latents import BaseImage
+from diffusion.settings import Settings
+from families import ComponentSpec, FamilySpec, InvalidRequest, Range
 
 Outputs = Mapping[str, Tensor | NDArray[Any]]
 
@@ -37,6 +39,11 @@ class Deployment:
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         return cls(args["model_name"], Path(args["model_repository"], "checkpoint"), parameters)
 
+    @property
+    def sizes(self) -> Range:
+        """Pixels of a picture's sides."""
+        return Range(*(self.integer(name) for name in ("min_size", "native_size", "max_size")))
+
     def integer(self, name: str) -> int:
         """The parameter `name` of the model's config, which export writes."""
         if name not in self.parameters:
@@ -53,16 +60,29 @@ class Request:
     raw: Any
 
     def array(self, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = pb_utils.get_input_tensor_by_name(self.raw, name).as_numpy()
+        array: NDArray[Any] = self._input(name).as_numpy()
         return array
 
     def tensor(self, name: str) -> Tensor:
-        return _to_torch(pb_utils.get_input_tensor_by_name(self.raw, name))
+        return _to_torch(self._input(name))
+
+    def _input(self, name: str) -> Any:
+        """InvalidRequest if `name` was not sent: some tasks need what a config calls optional."""
+        if not self.has(name):
+            raise InvalidRequest(f"{name} is missing")
+        return pb_utils.get_input_tensor_by_name(self.raw, name)
 
     def column(self, name: str) -> list[Any]:
         """The values of a [B, 1] tensor, one a row."""
         values: list[Any] = self.array(name).reshape(-1).tolist()
         return values
+
+    def decimals(self, name: str) -> list[float]:
+        """The values of a [B, 1] FP32 tensor as they were written: 0.6, not the 0.60000002 that it holds.
+
+        A share of the steps is rounded to whole ones, so a little more or less may be a step.
+        """
+        return [float(str(value)) for value in self.array(name).reshape(-1)]
 
     def texts(self, name: str) -> list[str]:
         """The values of a [B, 1] STRING tensor; InvalidRequest if one is not UTF-8."""
@@ -70,6 +90,14 @@ class Request:
             return [value.decode() for value in self.column(name)]
         except UnicodeDecodeError as error:
             raise InvalidRequest(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+    def rows(self, name: str) -> list[Tensor]:
+        """The rows of a tensor, each [1, ...]."""
+        return list(torch.split(self.tensor(name), 1))
+
+    def has(self, name: str) -> bool:
+        """Whether the optional tensor `name` was sent."""
+        return pb_utils.get_input_tensor_by_name(self.raw, name) is not None
 
     def cancelled(self) -> bool:
         return bool(self.raw.is_cancelled())
@@ -102,6 +130,34 @@ class Stage(ABC):
             pb_utils.Logger.log_error(traceback.format_exc())
             return _refusal(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([_from_any(name, value) for name, value in outputs.items()])
+
+
+def settings(request: Request, family: FamilySpec) -> list[Settings]:
+    """What each row asks; the size is the base image's where there is one."""
+    count = len(request.array("seed"))
+    heights, widths = _sizes(request, count)
+    columns = [request.column(name) for name in ("seed", "num_inference_steps", "guidance_scale")]
+    names = request.texts("scheduler") if request.has("scheduler") else [family.schedulers[0]] * count
+    strengths = request.decimals("strength") if request.has("image") else [None] * count
+    return [Settings(*row) for row in zip(*columns, heights, widths, names, strengths, strict=True)]
+
+
+def _sizes(request: Request, count: int) -> tuple[list[int], list[int]]:
+    if request.has("image"):
+        height, width = request.array("image").shape[1:3]
+        return [height] * count, [width] * count
+    if not (request.has("height") and request.has("width")):
+        raise InvalidRequest("neither image nor height and width are given; give one of them")
+    return request.column("height"), request.column("width")
+
+
+def base_images(request: Request, count: int) -> list[BaseImage | None]:
+    """The VAE encoder's answer for each row, None where the request has no base image."""
+    if not request.has("image"):
+        return [None] * count
+    return [
+        BaseImage(*row) for row in zip(request.rows("image_mean"), request.rows("image_std"), strict=True)
+    ]
 
 
 def engine(family: FamilySpec, component: ComponentSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:

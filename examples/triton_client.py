@@ -1,4 +1,4 @@
-"""Draws one picture by calling the ensemble over gRPC, without the gateway."""
+"""Draws one picture by calling an ensemble over gRPC, without the gateway: from text, or from --image."""
 
 import argparse
 
@@ -7,30 +7,49 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import np_to_triton_dtype
 
-MODEL = "flux_text_to_image"
-
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of Triton's gRPC")
 parser.add_argument("--prompt", default="A sleek smartphone on a dark gradient background")
+parser.add_argument("--image", help="picture to start from; it is scaled to the checkpoint's native size")
 parser.add_argument("--output", default="picture.png")
 arguments = parser.parse_args()
 
+
+def text(words: str) -> np.ndarray:
+    return np.array([[words.encode()]], dtype=object)
+
+
+def number(value: float, dtype: type) -> np.ndarray:
+    return np.array([[value]], dtype)
+
+
+model = "sdxl_image_to_image" if arguments.image else "flux_text_to_image"
 with InferenceServerClient(arguments.url) as client:
-    size = int(client.get_model_config(MODEL).config.parameters["native_size"].string_value)
-    values = {
-        "prompt": np.array([[arguments.prompt.encode()]], dtype=object),
-        "seed": np.array([[0]], dtype=np.int64),
-        "num_inference_steps": np.array([[28]], dtype=np.int32),
-        "guidance_scale": np.array([[3.5]], dtype=np.float32),
-        "height": np.array([[size]], dtype=np.int32),
-        "width": np.array([[size]], dtype=np.int32),
-    }
+    size = int(client.get_model_config(model).config.parameters["native_size"].string_value)
+    values = {"prompt": text(arguments.prompt), "seed": number(0, np.int64)}
+    if arguments.image:
+        picture = Image.open(arguments.image).convert("RGB").resize((size, size))
+        values |= {
+            "negative_prompt": text(""),
+            "num_inference_steps": number(30, np.int32),
+            "guidance_scale": number(5.0, np.float32),
+            "scheduler": text("EulerDiscreteScheduler"),
+            "image": np.asarray(picture)[None],  # uint8 [1, height, width, 3]
+            "strength": number(0.6, np.float32),
+        }
+    else:
+        values |= {
+            "num_inference_steps": number(28, np.int32),
+            "guidance_scale": number(3.5, np.float32),
+            "height": number(size, np.int32),
+            "width": number(size, np.int32),
+        }
     inputs = [
         InferInput(name, value.shape, np_to_triton_dtype(value.dtype)) for name, value in values.items()
     ]
     for tensor, value in zip(inputs, values.values(), strict=True):
         tensor.set_data_from_numpy(value)
-    images = client.infer(MODEL, inputs).as_numpy("images")  # uint8 [1, height, width, 3]
+    images = client.infer(model, inputs).as_numpy("images")  # uint8 [1, height, width, 3]
 
 Image.fromarray(images[0]).save(arguments.output)
 print(f"saved {arguments.output}, {size} x {size} pixels")

@@ -12,7 +12,7 @@ from families.triton import CONFIG, MODEL_REPOSITORY, parameters
 MODELS, CHECKPOINT = "models", "checkpoint"
 STAGE_PARTS = {
     "tokenizer": ("model_index.json", "tokenizer", "tokenizer_2"),
-    "scheduler": ("scheduler", "vae/config.json"),
+    "scheduler": ("model_index.json", "scheduler", "vae/config.json"),
 }
 
 
@@ -41,11 +41,9 @@ def _parameters(plan: Plan) -> dict[str, dict[str, object]]:
     family, checkpoint, target = plan.checkpoint.family, plan.checkpoint, plan.target
     sizes = {"native_size": checkpoint.native_size, "min_size": target.min_size, "max_size": target.max_size}
     text = {"max_sequence_length": checkpoint.max_sequence_length, "checkpoint": checkpoint.name}
-    return {scheduler_model(family): dict(sizes), ensemble_model(family): {**sizes, **text}}
-
-
-def ensemble_model(family: FamilySpec) -> str:
-    return f"{family.name}_text_to_image"
+    told = {**sizes, **text, "size_multiple": family.size_multiple}
+    ensembles = {family.ensemble_name(ensemble): dict(told) for ensemble in family.ensembles}
+    return {scheduler_model(family): dict(sizes), **ensembles}
 
 
 def scheduler_model(family: FamilySpec) -> str:

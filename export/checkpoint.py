@@ -40,7 +40,7 @@ class Checkpoint:
     @property
     def max_sequence_length(self) -> int:
         """Tokens that the second text encoder reads."""
-        return _text_length(self.folder / "tokenizer_2", *TEXT_LENGTHS)
+        return _text_length(self.folder / "tokenizer_2", *_text_lengths(self.family))
 
     @property
     def parts(self) -> list[str]:
@@ -121,17 +121,23 @@ def _text_length(tokenizer: Path, least: int, most: int) -> int:
     return length
 
 
+def _text_lengths(family: FamilySpec) -> tuple[int, int]:
+    """The least and the most tokens that `family`'s second text encoder may read."""
+    (length,) = family.component("text_encoder_2").inputs[0].shape
+    return (length, length) if isinstance(length, int) else TEXT_LENGTHS
+
+
 def _check_parts(checkpoint: Checkpoint) -> None:
     folder, family = checkpoint.folder, checkpoint.family
     for part in ("tokenizer", "tokenizer_2", "scheduler", *(c.folder for c in family.components)):
         if part not in checkpoint.parts or not (folder / part).is_dir():
             raise ExportError(f"checkpoint {folder} lacks {part}")
-    if (scheduler := checkpoint.index["scheduler"][1]) != family.scheduler:
+    if (scheduler := checkpoint.index["scheduler"][1]) != family.schedulers[0]:
         raise ExportError(
-            f"{folder} has scheduler {scheduler}; {family.name} is served with {family.scheduler}"
+            f"{folder} has scheduler {scheduler}; {family.name} is served with {family.schedulers[0]}"
         )
     _text_length(folder / "tokenizer", CLIP_LENGTH, CLIP_LENGTH)
-    _text_length(folder / "tokenizer_2", *TEXT_LENGTHS)
+    _text_length(folder / "tokenizer_2", *_text_lengths(family))
 
 
 def _check_numbers(checkpoint: Checkpoint) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -41,13 +42,15 @@ def trace(
     mode: FakeTensorMode,
     axes: Axes,
     ranges: AxisRanges,
+    multiples: Axes,
     configs: Configs,
 ) -> torch.export.ExportedProgram:
     """The traced graph of `fake`, whose parameters live in `mode`; every axis of `ranges` stays dynamic.
 
     `axes` are the sizes traced with: each at least 2 and different, so that none is taken for a constant.
+    `multiples`: axis -> what its size always divides by.
     """
-    dims = {name: torch.export.Dim(name, min=low, max=high) for name, (low, high) in ranges.items()}
+    dims = {name: _dim(name, low, high, multiples.get(name, 1)) for name, (low, high) in ranges.items()}
     shapes = {t.name: {place: dims[name] for place, name in t.dynamic_axes.items()} for t in component.inputs}
     with mode, torch.no_grad():
         inputs = {
@@ -55,6 +58,12 @@ def trace(
             for t in component.inputs
         }
         return torch.export.export(fake, (), inputs, dynamic_shapes=shapes)
+
+
+def _dim(name: str, low: int, high: int, multiple: int) -> Any:
+    if multiple == 1:
+        return torch.export.Dim(name, min=low, max=high)
+    return multiple * torch.export.Dim(f"{name}_units", min=low // multiple, max=high // multiple)
 
 
 def torch_dtype(numpy_name: str) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ def load(checkpoint: Checkpoint, component: ComponentSpec) -> nn.Module:
     except Exception as error:  # the libraries raise a dozen kinds for damaged files
         raise ExportError(f"{folder} does not load: {str(error).strip().splitlines()[0]}") from error
     _check_report(report, folder)
-    return WRAPPERS[component.name](model.eval()).eval()
+    return wrapper(checkpoint, component)(model.eval()).eval()
+
+
+def wrapper(checkpoint: Checkpoint, component: ComponentSpec) -> Callable[[Any], nn.Module]:
+    return WRAPPERS[checkpoint.family.name][component.name]
 
 
 def _check_report(report: dict[str, Any], folder: Path) -> None:
@@ -53,7 +58,9 @@ def fake(checkpoint: Checkpoint, component: ComponentSpec, mode: FakeTensorMode)
     library, _ = checkpoint.class_of(component)
     build = _build_diffusers if library == "diffusers" else _build_transformers
     with mode:
-        return WRAPPERS[component.name](build(_class(checkpoint, component), checkpoint, component)).eval()
+        return wrapper(checkpoint, component)(
+            build(_class(checkpoint, component), checkpoint, component)
+        ).eval()
 
 
 def _build_diffusers(kind: Any, checkpoint: Checkpoint, component: ComponentSpec) -> Any:

@@ -51,6 +51,10 @@ class Plan:
         )
         return {name: (least[name], most[name]) for name in least}
 
+    def ranges_of(self, component: ComponentSpec) -> dict[str, tuple[int, int]]:
+        """`ranges`, with the rows that a call of `component` may have."""
+        return {**self.ranges, "batch": (1, self.checkpoint.family.max_rows(component))}
+
     @property
     def traced_axes(self) -> Axes:
         """Sizes to trace with: at least 2 and all different, lest the exporter take one for a constant."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,13 @@ class TensorSpec:
     """One engine input or output. `shape` leaves out the leading batch axis, which every tensor has.
 
     `dtype` is Triton's name without `TYPE_`, at the engine's border; lower precision stays inside.
+    `meaning` is what clients of an ensemble are told.
     """
 
     name: str
     dtype: str
     shape: tuple[Dimension, ...]
+    meaning: str = ""
 
     @property
     def numpy_dtype(self) -> str:
@@ -77,6 +80,7 @@ class ComponentSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     response_cache: bool = False  # Triton answers a repeated input from its cache
+    rows_per_picture: int = 1  # rows of a call that one picture may take: 2 with classifier-free guidance
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """ONNX: tensor name -> {position: axis name}."""
@@ -88,6 +92,29 @@ class ComponentSpec:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A model of an ensemble. `inputs` and `outputs`: its tensor -> the ensemble's; a name alone is both."""
+
+    model: str  # without the family's prefix
+    inputs: tuple[str | tuple[str, str], ...]
+    outputs: tuple[str | tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class EnsembleSpec:
+    """The models that do one task, chained; its tensors are what clients send and get."""
+
+    task: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def takes_image(self) -> bool:
+        return any(tensor.name == "image" for tensor in self.inputs)
+
+
+@dataclass(frozen=True)
 class Range:
     """Allowed numbers, ends included, with the value used when a request names none."""
 
@@ -95,10 +122,25 @@ class Range:
     default: float
     maximum: float
 
+    def __str__(self) -> str:
+        return f"{self.minimum:g}..{self.maximum:g}"
+
     def check(self, name: str, value: float) -> None:
         """InvalidRequest unless `value` is in the range; a NaN never is."""
         if not self.minimum <= value <= self.maximum:
-            raise InvalidRequest(f"{name} {value} is not in {self.minimum}..{self.maximum}")
+            raise InvalidRequest(f"{name} {value:g} is not in {self}")
+
+
+def check_strength(strength: float, num_inference_steps: int) -> None:
+    """InvalidRequest unless `strength` is in (0, 1] and leaves a step to make."""
+    if not 0 < strength <= 1:
+        raise InvalidRequest(f"strength {strength:g} is not in (0, 1]")
+    if strength * num_inference_steps < 1:
+        least = math.ceil(1000 / num_inference_steps) / 1000  # rounded up: what is told must do
+        raise InvalidRequest(
+            f"strength {strength:g} of num_inference_steps {num_inference_steps} is less than one step; "
+            f"strength must be at least {least:g}, or the steps more"
+        )
 
 
 @dataclass(frozen=True)
@@ -106,29 +148,45 @@ class FamilySpec:
     """A model family: its components and what a request to it may ask for."""
 
     name: str
-    pipeline: str  # diffusers' classes, as model_index.json names them
-    scheduler: str
+    pipeline: str  # diffusers' class, as model_index.json names it
+    schedulers: tuple[str, ...]  # diffusers' classes that a request may name; the first is the checkpoint's
     components: tuple[ComponentSpec, ...]
-    max_batch_size: int
+    ensembles: tuple[EnsembleSpec, ...]
+    max_batch_size: int  # pictures in one request
     vae_scale_factor: int  # pixels per latent pixel, each way
-    patch_size: int  # latent pixels per token, each way
+    latent_multiple: int  # latent heights and widths divide by it: Flux's patch, the UNet's halvings
     max_prompt_characters: int
     num_inference_steps: Range
     guidance_scale: Range
+    default_strength: float
 
     @property
     def size_multiple(self) -> int:
         """Heights and widths in pixels are multiples of this."""
-        return self.vae_scale_factor * self.patch_size
+        return self.vae_scale_factor * self.latent_multiple
 
     def check_size(self, name: str, size: int, sizes: Range) -> None:
         """InvalidRequest unless `size` (pixels) is in `sizes`, a target's, and divides by `size_multiple`."""
         sizes.check(name, size)
         if size % self.size_multiple:
-            choices = f"{sizes.minimum}..{sizes.maximum} in steps of {self.size_multiple}"
+            choices = f"{sizes} in steps of {self.size_multiple}"
             raise InvalidRequest(
                 f"{name} {size} is not a multiple of {self.size_multiple}; choices: {choices}"
             )
+
+    def check_scheduler(self, name: str) -> None:
+        """InvalidRequest unless `name` is one of `schedulers`."""
+        if name not in self.schedulers:
+            raise InvalidRequest(
+                f"scheduler {name!r} is not one of {self.name}'s; choices: {', '.join(self.schedulers)}"
+            )
+
+    def ensemble(self, task: str) -> EnsembleSpec:
+        return next(ensemble for ensemble in self.ensembles if ensemble.task == task)
+
+    def ensemble_name(self, ensemble: EnsembleSpec) -> str:
+        """The Triton model that is `ensemble`."""
+        return f"{self.name}_{ensemble.task}"
 
     def component(self, name: str) -> ComponentSpec:
         for component in self.components:
@@ -137,6 +195,10 @@ class FamilySpec:
         raise ValueError(
             f"{self.name} has no component {name!r}; it has {', '.join(c.name for c in self.components)}"
         )
+
+    def max_rows(self, component: ComponentSpec) -> int:
+        """Rows of the largest call of `component`."""
+        return self.max_batch_size * component.rows_per_picture
 
     def model_name(self, component: ComponentSpec) -> str:
         """The Triton model that serves `component`."""
@@ -151,12 +213,19 @@ class FamilySpec:
             if size <= 0 or size % self.size_multiple:
                 raise ValueError(f"{name} {size} is not a positive multiple of {self.size_multiple}")
         latent_height, latent_width = height // self.vae_scale_factor, width // self.vae_scale_factor
+        tokens = (latent_height // self.latent_multiple) * (latent_width // self.latent_multiple)
         return {
             "batch": batch,
             "height": height,
             "width": width,
             "latent_height": latent_height,
             "latent_width": latent_width,
-            "image_tokens": (latent_height // self.patch_size) * (latent_width // self.patch_size),
+            "image_tokens": tokens,
             "text_length": text_length,
         }
+
+    @property
+    def axis_multiples(self) -> Axes:
+        """Axis -> what its size always divides by, where that is more than 1."""
+        pixels, latents = self.size_multiple, self.latent_multiple
+        return {"height": pixels, "width": pixels, "latent_height": latents, "latent_width": latents}

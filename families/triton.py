@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from families.spec import ComponentSpec, FamilySpec, TensorSpec
+from families.spec import ComponentSpec, EnsembleSpec, FamilySpec, Step, TensorSpec
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
 CONFIG = "config.pbtxt"
@@ -17,7 +17,7 @@ def component_config(family: FamilySpec, component: ComponentSpec) -> str:
     lines = [
         f"# Written by `python -m families` from families/{family.name}.py: change it there.",
         f'name: "{family.model_name(component)}"',
-        f"max_batch_size: {family.max_batch_size}",
+        f"max_batch_size: {family.max_rows(component)}",
         *(_tensor("input", tensor) for tensor in component.inputs),
         *(_tensor("output", tensor) for tensor in component.outputs),
         "instance_group [ { count: 1 } ]",
@@ -25,6 +25,35 @@ def component_config(family: FamilySpec, component: ComponentSpec) -> str:
     if component.response_cache:
         lines.append("response_cache { enable: true }")
     return "\n".join(lines) + "\n"
+
+
+def ensemble_config(family: FamilySpec, ensemble: EnsembleSpec) -> str:
+    """config.pbtxt of `ensemble`. The parameter `tensor.NAME` tells clients what the tensor is."""
+    tensors = (*ensemble.inputs, *ensemble.outputs)
+    lines = [
+        f"# Written by `python -m families` from families/{family.name}.py: change it there.",
+        f'name: "{family.ensemble_name(ensemble)}"',
+        'platform: "ensemble"',
+        f"max_batch_size: {family.max_batch_size}",
+        *(_tensor("input", tensor) for tensor in ensemble.inputs),
+        *(_tensor("output", tensor) for tensor in ensemble.outputs),
+        parameters({f"tensor.{tensor.name}": tensor.meaning for tensor in tensors}) + "ensemble_scheduling {",
+        *(_step(family, step) for step in ensemble.steps),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _step(family: FamilySpec, step: Step) -> str:
+    lines = [f'    model_name: "{family.name}_{step.model}"', "    model_version: -1"]
+    lines += [f"    {_map('input_map', entry)}" for entry in step.inputs]
+    lines += [f"    {_map('output_map', entry)}" for entry in step.outputs]
+    return "\n".join(["  step {", *lines, "  }"])
+
+
+def _map(kind: str, entry: str | tuple[str, str]) -> str:
+    own, outer = (entry, entry) if isinstance(entry, str) else entry
+    return f'{kind} {{ key: "{own}" value: "{outer}" }}'
 
 
 def _tensor(direction: str, tensor: TensorSpec) -> str:
@@ -49,3 +78,5 @@ def generated_configs(families: Mapping[str, FamilySpec]) -> Iterator[tuple[str,
     for family in families.values():
         for component in family.components:
             yield f"{family.model_name(component)}/{CONFIG}", component_config(family, component)
+        for ensemble in family.ensembles:
+            yield f"{family.ensemble_name(ensemble)}/{CONFIG}", ensemble_config(family, ensemble)

@@ -1,4 +1,4 @@
-"""Command line: `python -m finetune pretrain flux-tiny`, `python -m finetune evaluate CHECKPOINT`."""
+"""Command line: `python -m finetune pretrain flux-tiny`, `python -m finetune evaluate CHECKPOINT` ..."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from finetune import checker, evaluate, pretrain
+from finetune import checker, evaluate, evaluate_image, pretrain
+from finetune.stages import STAGES
 
 CACHE = Path("build/pictures")
-CHECKPOINTS = Path("assets/checkpoints")
+ASSETS = Path("assets/checkpoints")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
     work = options.work or Path("build/pretrain") / options.checkpoint
-    output = options.output or CHECKPOINTS / options.checkpoint
-    recipe = pretrain.RECIPES[options.checkpoint]
-    pretrain.Pretraining(recipe, work, output, options.workers).run(options.only)
+    output = options.output or ASSETS / options.checkpoint
+    pretrain.pretraining(options.checkpoint, work, output, options.workers).run(options.only)
 
 
 def _checker(options: argparse.Namespace) -> None:
@@ -31,13 +31,24 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
 
 
+def _evaluate_image(options: argparse.Namespace) -> None:
+    evaluate_image.report(
+        options.checkpoint,
+        options.output,
+        options.pairs,
+        options.strength,
+        options.num_inference_steps,
+        options.guidance_scale,
+    )
+
+
 def _add_pretrain(commands: Any) -> None:
     train = commands.add_parser("pretrain", help="train a tiny checkpoint; resumes where it stopped")
-    train.add_argument("checkpoint", choices=pretrain.RECIPES)
+    train.add_argument("checkpoint", choices=pretrain.CHECKPOINTS)
     train.add_argument("--work", type=Path, help="intermediate results (default build/pretrain/CHECKPOINT)")
     train.add_argument("--output", type=Path, help="default assets/checkpoints/CHECKPOINT")
-    train.add_argument("--workers", type=int, default=2, help="processes for the transformer")
-    train.add_argument("--only", choices=pretrain.STAGES, help="one stage")
+    train.add_argument("--workers", type=int, default=2, help="processes for the denoiser")
+    train.add_argument("--only", choices=STAGES, help="one stage")
     train.set_defaults(run=_pretrain)
 
 
@@ -52,15 +63,26 @@ def _add_evaluate(commands: Any) -> None:
     score.add_argument("checkpoint", type=Path)
     score.add_argument("--cache", type=Path, default=CACHE, help="where drawn pictures are kept")
     score.add_argument("--output", type=Path, default=Path("out/evaluate"))
-    score.add_argument("--num-inference-steps", type=int, default=28)
-    score.add_argument("--guidance-scale", type=float, default=3.5)
+    score.add_argument("--num-inference-steps", type=int, help="default: the family's")
+    score.add_argument("--guidance-scale", type=float, help="default: the family's")
     score.set_defaults(run=_evaluate)
+
+
+def _add_evaluate_image(commands: Any) -> None:
+    score = commands.add_parser("evaluate-image", help="image to image: another colour, over the strengths")
+    score.add_argument("checkpoint", type=Path)
+    score.add_argument("--output", type=Path, default=Path("out/evaluate"))
+    score.add_argument("--pairs", type=int, default=evaluate_image.PAIRS)
+    score.add_argument("--strength", type=float, nargs="+", default=evaluate_image.STRENGTHS)
+    score.add_argument("--num-inference-steps", type=int, help="default: the family's")
+    score.add_argument("--guidance-scale", type=float, help="default: the family's")
+    score.set_defaults(run=_evaluate_image)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for add in (_add_pretrain, _add_checker, _add_evaluate):
+    for add in (_add_pretrain, _add_checker, _add_evaluate, _add_evaluate_image):
         add(commands)
     options = parser.parse_args()
     options.run(options)

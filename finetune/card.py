@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,27 @@ from matplotlib import pyplot as plt
 
 matplotlib.use("Agg")
 
-PANELS = (  # run folder, curve, title
-    ("text", "loss", "text encoders: attribute loss"),
-    ("vae-joint", "psnr", "VAE: held-out PSNR (dB)"),
-    ("vae-decoder", "psnr", "VAE decoder alone: held-out PSNR (dB)"),
-    ("transformer-base", "loss", "transformer: flow-matching loss"),
-    ("transformer-distil", "loss", "transformer: distillation loss"),
-)
+
+@dataclass(frozen=True)
+class Panel:
+    """One curve: `curve` of run `folder`."""
+
+    folder: str
+    curve: str
+    title: str
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def curves(runs: Path, output: Path) -> None:
-    """One panel for each stage that has run, side by side, as a PNG."""
-    present = [panel for panel in PANELS if (runs / panel[0] / "curves.jsonl").exists()]
-    figure, axes = plt.subplots(1, len(present), figsize=(4 * len(present), 3), squeeze=False)
-    for axis, (folder, curve, title) in zip(axes[0], present, strict=True):
-        rows = _rows(runs / folder / "curves.jsonl")
-        axis.plot([row["step"] for row in rows], [row[curve] for row in rows])
-        axis.set_title(title, fontsize=9)
+def curves(runs: Path, panels: list[Panel], output: Path) -> None:
+    """One panel for each run, side by side, as a PNG."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        rows = _rows(runs / panel.folder / "curves.jsonl")
+        axis.plot([row["step"] for row in rows], [row[panel.curve] for row in rows])
+        axis.set_title(panel.title, fontsize=9)
         axis.set_xlabel("step")
     figure.tight_layout()
     figure.savefig(output, dpi=80)
@@ -47,14 +48,11 @@ library_name: diffusers
 
 # {name}
 
-A very small Flux: FLUX.1-dev's graph with 2 double and 4 single blocks of width 128, trained from nothing on
-pictures that `finetune` draws. It exists so that the production service can run, be tested and be understood
-without a GPU.
+{words.what} It exists so that the production service can run, be tested and be understood without a GPU.
 
 ```python
-pipeline = FluxPipeline.from_pretrained("assets/checkpoints/{name}", dtype=torch.float32)
-size = {{"height": {size}, "width": {size}}}
-pipeline("a red mug on a blue background", max_sequence_length={length}, **size).images[0]
+pipeline = {words.pipeline}.from_pretrained("assets/checkpoints/{name}", dtype=torch.float32)
+pipeline("a red mug on a blue background", {words.arguments}).images[0]
 ```
 
 {table}
@@ -71,18 +69,47 @@ pipeline("a red mug on a blue background", max_sequence_length={length}, **size)
 
 ![training curves](curves.png)
 
-Native size {size} x {size} pixels, at most {length} T5 tokens. It knows twelve products, ten colours, ten
-backgrounds, six styles and ten industries, in English; other words it reads (byte fallback) but does not
-know. Its `guidance_scale` was distilled over 1 to 6. The tokenizers need transformers 5.
+Native size 128 x 128 pixels. It knows twelve products, ten colours, ten backgrounds, six styles and ten
+industries, in English; other words it reads (byte fallback) but does not know. {words.notes} The tokenizers
+need transformers 5.
 """
 
 
-def _stages(runs: Path) -> str:
+@dataclass(frozen=True)
+class Words:
+    """What a card says of its family."""
+
+    what: str
+    pipeline: str
+    arguments: str
+    notes: str
+
+
+FLUX = Words(
+    "A very small Flux: FLUX.1-dev's graph with 2 double and 4 single blocks of width 128, trained from\n"
+    "nothing on pictures that `finetune` draws.",
+    "FluxPipeline",
+    "max_sequence_length=64, height=128, width=128",
+    "At most 64 T5\ntokens. Its `guidance_scale` was distilled over 1 to 6.",
+)
+SDXL = Words(
+    "A very small Stable Diffusion XL: the graph of stable-diffusion-xl-base-1.0 with levels of 64, 96\n"
+    "and 96 channels, trained on pictures that `finetune` draws; its VAE started from flux-tiny's.",
+    "StableDiffusionXLPipeline",
+    "height=128, width=128",
+    "Epsilon\nprediction, captions dropped for classifier-free guidance.",
+)
+
+
+def _stages(runs: Path, panels: list[Panel]) -> str:
     lines = []
-    for folder, curve, title in PANELS:
-        last = _rows(runs / folder / "curves.jsonl")[-1]
-        part = title.split(":")[0]
-        lines.append(f"* **{part}**, run `{folder}`: {last['step']} steps, last {curve} {last[curve]:.3f}")
+    for panel in panels:
+        last = _rows(runs / panel.folder / "curves.jsonl")[-1]
+        what = panel.title.split(":")[0]
+        lines.append(
+            f"* **{what}**, run `{panel.folder}`: {last['step']} steps, last {panel.curve} "
+            f"{last[panel.curve]:.3f}"
+        )
     return "\n".join(lines)
 
 
@@ -98,21 +125,19 @@ def _table(row: dict[str, Any]) -> str:
 
 CONDITIONS = """Stock diffusers, {num_inference_steps} steps, guidance {guidance_scale}, {prompts} prompts
 whose combination of product, colour and background is not in the training pictures, judged by a classifier
-that was trained on drawn pictures. That guidance is distilled at all was decided on 40 of them. Command:
-`python -m finetune evaluate assets/checkpoints/{name}`."""
+that was trained on drawn pictures. Command: `python -m finetune evaluate assets/checkpoints/{name}`."""
 
 
-def write(checkpoint: Path, runs: Path, evaluation: Path, size: int, length: int) -> None:
+def write(words: Words, checkpoint: Path, runs: Path, panels: list[Panel], evaluation: Path) -> None:
     """Writes README.md, curves.png and samples.png into `checkpoint` from its runs and its evaluation."""
     row = json.loads((evaluation / "scores.json").read_text())
-    curves(runs, checkpoint / "curves.png")
+    curves(runs, panels, checkpoint / "curves.png")
     shutil.copy(evaluation / "samples.png", checkpoint / "samples.png")
     text = CARD.format(
         name=checkpoint.name,
+        words=words,
         table=_table(row),
         conditions=CONDITIONS.format(name=checkpoint.name, **row),
-        stages=_stages(runs),
-        size=size,
-        length=length,
+        stages=_stages(runs, panels),
     )
     (checkpoint / "README.md").write_text(text)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline, FluxPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from families import FAMILIES, FamilySpec
 from finetune import checker
 from finetune.captions import held_out_prompts
 from finetune.dataset import Pixels
@@ -20,15 +21,31 @@ ASKED = ("product", "colour", "background")  # what every evaluation prompt name
 BATCH = 20
 
 
-def generate(pipeline: FluxPipeline, prompts: list[str], steps: int, guidance: float) -> Pixels:
+def load(checkpoint: Path) -> DiffusionPipeline:
+    """Stock diffusers' pipeline of `checkpoint` in float32, silent."""
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def family_of(pipeline: DiffusionPipeline) -> FamilySpec:
+    return next(family for family in FAMILIES.values() if family.pipeline == type(pipeline).__name__)
+
+
+def seeded(first: int, count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(first, first + count)]
+
+
+def generate(pipeline: DiffusionPipeline, prompts: list[str], steps: int, guidance: float) -> Pixels:
     """[N, 128, 128, 3] uint8; prompt n is drawn with seed n."""
-    length, rows = pipeline.tokenizer_2.model_max_length, []
+    rows = list[Image.Image]()
+    flux = isinstance(pipeline, FluxPipeline)
+    extra = {"max_sequence_length": pipeline.tokenizer_2.model_max_length} if flux else {}
     for start in tqdm(range(0, len(prompts), BATCH), desc="generate"):
         batch = prompts[start : start + BATCH]
-        seeds = [torch.Generator().manual_seed(start + place) for place in range(len(batch))]
         rows += pipeline(
             batch, height=128, width=128, num_inference_steps=steps, guidance_scale=guidance,
-            max_sequence_length=length, generator=seeds,
+            generator=seeded(start, len(batch)), **extra,
         ).images  # fmt: skip
     return np.stack([np.asarray(picture) for picture in rows])
 
@@ -58,11 +75,17 @@ def _wrong(prompts: list[str], right: dict[str, torch.Tensor]) -> list[str]:
     return [f"{prompt}: {', '.join(names)}" for prompt, names in zip(prompts, faults, strict=True) if names]
 
 
-def report(checkpoint: Path, cache: Path, output: Path, steps: int, guidance: float) -> dict[str, float]:
-    """Prints and writes scores.json, grid.png and samples.png; the wrong ones are listed."""
-    judge = checker.load()
-    pipeline = FluxPipeline.from_pretrained(checkpoint, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+def report(
+    checkpoint: Path, cache: Path, output: Path, steps: int | None = None, guidance: float | None = None
+) -> dict[str, float]:
+    """Prints and writes scores.json, grid.png and samples.png; the wrong ones are listed.
+
+    Steps and guidance are the family's defaults unless told.
+    """
+    judge, pipeline = checker.load(), load(checkpoint)
+    family = family_of(pipeline)
+    steps = steps or int(family.num_inference_steps.default)
+    guidance = family.guidance_scale.default if guidance is None else guidance
     scenes, prompts = map(list, zip(*held_out_prompts(), strict=True))
     pixels = generate(pipeline, prompts, steps, guidance)
     right = checker.correct(judge, pixels, scenes)

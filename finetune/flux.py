@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from torch import nn
-from tqdm import tqdm
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
-from diffusion.latents import image_ids, pack
+from diffusion.latents import image_ids
 from finetune.captions import caption
-from finetune.dataset import Pixels, as_model_input
-from finetune.run import Phase, optimise
+from finetune.run import Average, Phase, optimise
 from finetune.scene import sample_scene
 from finetune.text_encoders import SHORT, tokenize
 from finetune.workers import rank
 
 CAPTION_DROPOUT = 0.1
 # T5 lengths in turn: a picture must not depend on padding, and workers that share a length share a pace.
+LENGTHS = (32, 32, 32, 48, 64)  # T5 lengths while the encoder itself is trained, in turn
 PADDINGS = (32, 64, 32, 32, 128, 32, 64, 32, 32, 64)
 GUIDANCE = (1.0, 6.0)  # guidance scales that distillation covers
 
@@ -33,9 +32,13 @@ Condition = tuple[torch.Tensor, torch.Tensor]  # prompt_embeds [B, T, 96], poole
 
 @dataclass(frozen=True)
 class FluxPhase(Phase):
-    """With `distil`, the target is the guided prediction of the model as it was when the phase began."""
+    """With `teacher`, the run of that name, the target is its guided prediction, of which the share `rescale`
+    keeps the contrast of the unguided one. Noise levels are uniform or logit-normal (arXiv 2403.03206), which
+    hardly ever shows the first steps of drawing."""
 
-    distil: bool = False
+    teacher: str | None = None
+    uniform: bool = False
+    rescale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,12 @@ class Text:
         pooled = self.clip(tokenize(self.clip_tokenizer, texts, SHORT)).pooler_output
         return self.t5(tokenize(self.t5_tokenizer, texts, length)).last_hidden_state, pooled
 
+    def features(self, texts: list[str], step: int) -> list[torch.Tensor]:
+        """What must tell every attribute: the pooled vector of CLIP, the mean of T5's states."""
+        pooled = self.clip(tokenize(self.clip_tokenizer, texts, SHORT)).pooler_output
+        ids = tokenize(self.t5_tokenizer, texts, LENGTHS[step % len(LENGTHS)])
+        return [pooled, self.t5(ids).last_hidden_state[:, :SHORT].mean(dim=1)]
+
 
 def build_transformer() -> FluxTransformer2DModel:
     """FLUX.1-dev's graph with 2 double and 4 single blocks of width 128: 2.4 M parameters."""
@@ -60,17 +69,6 @@ def build_transformer() -> FluxTransformer2DModel:
         num_attention_heads=4, joint_attention_dim=96, pooled_projection_dim=64, guidance_embeds=True,
         axes_dims_rope=(8, 12, 12),
     )  # fmt: skip
-
-
-@torch.no_grad()
-def scaled_latents(vae: AutoencoderKL, pixels: Pixels) -> torch.Tensor:
-    """uint8 [N, H, W, 3] -> packed, scaled latents float32 [N, tokens, 64]."""
-    vae, rows = vae.to(memory_format=torch.channels_last), []
-    for start in tqdm(range(0, len(pixels), 8), desc="encode", mininterval=10):
-        latents = vae.encode(as_model_input(pixels[start : start + 8])).latent_dist.mode()
-        latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-        rows.append(pack(latents))
-    return torch.cat(rows)
 
 
 def predict(
@@ -87,9 +85,11 @@ def predict(
     )[0]  # fmt: skip
 
 
-def _noise_levels(batch: int) -> torch.Tensor:
-    """[batch] logit-normal as in arXiv 2403.03206, one from each quantile: less noise in the gradient."""
+def _noise_levels(batch: int, uniform: bool) -> torch.Tensor:
+    """[batch], one from each quantile: less noise in the gradient."""
     quantiles = (torch.randperm(batch) + torch.rand(batch)) / batch
+    if uniform:
+        return quantiles
     return torch.sigmoid(torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)))
 
 
@@ -104,10 +104,10 @@ class Batch:
     guidance: torch.Tensor
 
     @classmethod
-    def draw(cls, latents: torch.Tensor, size: int, rng: random.Random) -> Batch:
+    def draw(cls, latents: torch.Tensor, size: int, uniform: bool, rng: random.Random) -> Batch:
         seeds = [rng.randrange(len(latents)) for _ in range(size)]
         clean, guidance = latents[seeds], torch.empty(size).uniform_(*GUIDANCE)
-        return cls(seeds, clean, torch.randn_like(clean), _noise_levels(size), guidance)
+        return cls(seeds, clean, torch.randn_like(clean), _noise_levels(size, uniform), guidance)
 
     @property
     def noisy(self) -> torch.Tensor:
@@ -127,27 +127,50 @@ def _matching_loss(
 
 def _distillation_loss(
     model: FluxTransformer2DModel, teacher: FluxTransformer2DModel, text: Text, batch: Batch,
-    length: int, rng: random.Random,
+    length: int, rescale: float, rng: random.Random,
 ) -> torch.Tensor:  # fmt: skip
     """Against classifier-free guidance (arXiv 2207.12598) of the teacher, as FLUX.1-dev's guidance input."""
     condition = text([caption(sample_scene(seed), rng) for seed in batch.seeds], length)
     with torch.no_grad():
         without = batch.predict(teacher, text([""] * len(batch.seeds), length))
-        guided = torch.lerp(without, batch.predict(teacher, condition), batch.guidance[:, None, None])
-    return nn.functional.mse_loss(batch.predict(model, condition), guided)
+        plain = batch.predict(teacher, condition)
+        guided = torch.lerp(without, plain, batch.guidance[:, None, None])
+        target = _rescaled(guided, plain, batch, rescale)
+    return nn.functional.mse_loss(batch.predict(model, condition), target)
+
+
+def _rescaled(guided: torch.Tensor, plain: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
+    """`guided`, its clean latents with `share` of the deviation of `plain`'s: arXiv 2305.08891, 3.4."""
+    sigma = batch.sigma[:, None, None].clamp(min=1e-3)
+    clean, wanted = batch.noisy - sigma * guided, batch.noisy - sigma * plain
+    ratio = wanted.std(dim=(1, 2), keepdim=True) / clean.std(dim=(1, 2), keepdim=True)
+    return guided + share * (1 - ratio) * clean / sigma
+
+
+def _teacher(model: FluxTransformer2DModel, run: Path) -> FluxTransformer2DModel:
+    """The model that `run` ended with."""
+    teacher = copy.deepcopy(model)
+    average = Average(teacher, 1.0)
+    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+    average.load_state_dict(state["average"])
+    average.copy_to(teacher)
+    return teacher.requires_grad_(False)
 
 
 def train(
     model: FluxTransformer2DModel, phase: FluxPhase, latents: torch.Tensor, text: Text, folder: Path
 ) -> None:
     """Runs `phase` on `model` in place over packed, scaled `latents` [N, tokens, channels]."""
-    teacher = copy.deepcopy(model).requires_grad_(False) if phase.distil else None
+    teacher = _teacher(model, folder / phase.teacher) if phase.teacher else None
 
     def loss(step: int) -> torch.Tensor:
         rng = random.Random(f"{phase.name} {step} {rank()}")
-        batch, length = Batch.draw(latents, phase.batch_per_worker, rng), PADDINGS[step % len(PADDINGS)]
+        batch, length = (
+            Batch.draw(latents, phase.batch_per_worker, phase.uniform, rng),
+            PADDINGS[step % len(PADDINGS)],
+        )
         if teacher is None:
             return _matching_loss(model, text, batch, length, rng)
-        return _distillation_loss(model, teacher, text, batch, length, rng)
+        return _distillation_loss(model, teacher, text, batch, length, phase.rescale, rng)
 
     optimise(model, phase, loss, folder)

@@ -1,13 +1,14 @@
-"""Teaches the tiny CLIP and T5 what captions mean: linear probes must name the scene's attributes."""
+"""Teaches the tiny text encoders what captions mean: linear probes must name the scene's attributes."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from finetune.captions import caption
 from finetune.dataset import targets
@@ -15,15 +16,14 @@ from finetune.run import Phase, optimise
 from finetune.scene import ATTRIBUTES, Scene, sample_scene
 
 SHORT = 32  # no caption is longer; CLIP is causal, so what follows its end token changes nothing
-LENGTHS = (32, 32, 32, 48, 64)  # token lengths seen in training: padding must not matter
 
 
-def build_clip(vocabulary: int, eos: int) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=64, intermediate_size=256, projection_dim=64, num_hidden_layers=2,
-        num_attention_heads=4, bos_token_id=vocabulary - 2, eos_token_id=eos, pad_token_id=eos,
+def clip_config(vocabulary: int, eos: int, width: int = 64, layers: int = 2) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, projection_dim=64,
+        num_hidden_layers=layers, num_attention_heads=4, bos_token_id=vocabulary - 2, eos_token_id=eos,
+        pad_token_id=eos,
     )  # fmt: skip
-    return CLIPTextModel(config)
 
 
 def build_t5(vocabulary: int) -> T5EncoderModel:
@@ -63,19 +63,18 @@ def _captioned(step: int, batch: int) -> tuple[list[Scene], list[str]]:
     return scenes, [caption(scene, rng) for scene in scenes]
 
 
-def train(
-    clip: CLIPTextModel, clip_tokenizer: PreTrainedTokenizerBase, t5: T5EncoderModel,
-    t5_tokenizer: PreTrainedTokenizerBase, phase: Phase, folder: Path,
-) -> None:  # fmt: skip
-    """Trains both encoders in place."""
+Features = Callable[[list[str], int], list[torch.Tensor]]
+"""Captions and the number of the step -> feature vectors [B, width], each of which must tell all."""
+
+
+def train(encoders: nn.ModuleList, features: Features, widths: list[int], phase: Phase, folder: Path) -> None:
+    """Trains `encoders` in place, from which `features` of these `widths` come."""
     torch.manual_seed(0)
-    probes = nn.ModuleList([Probe(clip.config.hidden_size), Probe(t5.config.d_model)])
+    probes = nn.ModuleList([Probe(width) for width in widths])
 
     def loss(step: int) -> torch.Tensor:
         scenes, texts = _captioned(step, phase.batch)
-        pooled = clip(tokenize(clip_tokenizer, texts, SHORT)).pooler_output
-        tokens = t5(tokenize(t5_tokenizer, texts, LENGTHS[step % len(LENGTHS)])).last_hidden_state[:, :SHORT]
-        wanted = targets(scenes)
-        return probes[0].loss(pooled, wanted) + probes[1].loss(tokens.mean(dim=1), wanted)
+        wanted, vectors = targets(scenes), features(texts, step)
+        return torch.stack([p.loss(v, wanted) for p, v in zip(probes, vectors, strict=True)]).sum()
 
-    optimise(nn.ModuleList([clip, t5, probes]), phase, loss, folder)
+    optimise(nn.ModuleList([*encoders, probes]), phase, loss, folder)

@@ -24,7 +24,7 @@ def caption_corpus(count: int) -> list[str]:
     return [caption(sample_scene(seed), random.Random(f"corpus {seed}")) for seed in range(count)]
 
 
-def train_clip_tokenizer(corpus: list[str]) -> CLIPTokenizer:
+def train_clip_tokenizer(corpus: list[str], pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """CLIP's byte-level BPE with a small vocabulary; 77 tokens with both ends."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     blank = CLIPTokenizer()
@@ -37,15 +37,17 @@ def train_clip_tokenizer(corpus: list[str]) -> CLIPTokenizer:
         vocab_size=CLIP_VOCABULARY, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
     )
     bpe.train_from_iterator(corpus, trainer)
-    return _clip_from([tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]], letters)
+    return _clip_from(
+        [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]], letters, pad_token
+    )
 
 
-def _clip_from(merges: list[tuple[str, str]], letters: list[str]) -> CLIPTokenizer:
+def _clip_from(merges: list[tuple[str, str]], letters: list[str], pad_token: str) -> CLIPTokenizer:
     """OpenAI's order: letters, letters ending a word, merges, special tokens (EOS is the largest id)."""
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     names = list(dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"]))
     vocabulary = {name: place for place, name in enumerate(names)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH, pad_token=pad_token)
 
 
 def train_t5_tokenizer(corpus: list[str], length: int) -> PreTrainedTokenizerFast:

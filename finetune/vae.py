@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from tqdm import tqdm
 
 from finetune.dataset import Pixels, as_model_input, held_out_pictures, random_crops
 from finetune.run import Phase, optimise
@@ -53,6 +54,15 @@ def _loss(vae: AutoencoderKL, pixels: torch.Tensor, decoder_only: bool) -> torch
 
 
 @torch.no_grad()
+def scaled_latents(vae: AutoencoderKL, pixels: Pixels) -> torch.Tensor:
+    """uint8 [N, H, W, 3] -> scaled latents float32 [N, C, H/8, W/8], the posterior's modes."""
+    vae, rows = vae.to(memory_format=torch.channels_last), []
+    for start in tqdm(range(0, len(pixels), 8), desc="encode", mininterval=10):
+        rows.append(vae.encode(as_model_input(pixels[start : start + 8])).latent_dist.mode().contiguous())
+    return (torch.cat(rows) - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+
+
+@torch.no_grad()
 def psnr(vae: AutoencoderKL, frames: torch.Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of whole frames (NCHW in [-1, 1]) after encode and decode."""
     errors = []
@@ -73,6 +83,31 @@ def train(vae: AutoencoderKL, phase: VaePhase, source: Pixels, folder: Path, cac
 
     module = vae.decoder if phase.decoder_only else vae
     optimise(module, phase, loss, folder, lambda: {"psnr": psnr(vae, frames)}, every=1000)
+
+
+def start_from(vae: AutoencoderKL, other: AutoencoderKL) -> None:
+    """Copies every weight of `other` whose name and shape `vae` has too: all but those at the latents."""
+    own, given = vae.state_dict(), other.state_dict()
+    vae.load_state_dict({**own, **{k: v for k, v in given.items() if k in own and own[k].shape == v.shape}})
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, frames: torch.Tensor, scaling_factor: float) -> None:
+    """Folds statistics into `quant_conv` and `post_quant_conv`, for a VAE without `shift_factor`.
+
+    Each latent channel of `frames` gets mean 0 and deviation 1 / `scaling_factor`; pictures stay the same.
+    """
+    moments = torch.cat([vae.encode(batch).latent_dist.mode() for batch in frames.split(16)])
+    mean = moments.mean(dim=(0, 2, 3))
+    gain = 1 / (moments.std(dim=(0, 2, 3)) * scaling_factor)
+    scale, channels = torch.cat([gain, torch.ones_like(gain)]), len(mean)
+    inner, outer = vae.quant_conv, vae.post_quant_conv
+    inner.weight *= scale[:, None, None, None]
+    inner.bias[:channels] = (inner.bias[:channels] - mean) * gain
+    inner.bias[channels:] += 2 * gain.log()  # log-variances
+    outer.bias += outer.weight[:, :, 0, 0] @ mean
+    outer.weight /= gain[None, :, None, None]
+    vae.register_to_config(scaling_factor=scaling_factor)
 
 
 def set_latent_statistics(vae: AutoencoderKL, frames: torch.Tensor) -> None:

@@ -21,7 +21,9 @@ def parse() -> argparse.Namespace:
     where.add_argument(
         "--triton", metavar="HOST:PORT", help="gRPC of a running Triton (or POSTPULSE_TRITON_URL)"
     )
-    where.add_argument("--embedded", metavar="REPOSITORY", type=Path, help="start Triton on this repository")
+    where.add_argument(
+        "--embedded", metavar="REPOSITORY", type=Path, nargs="+", help="start Triton on these repositories"
+    )
     parser.add_argument(
         "--triton-port", type=int, default=8001, help="gRPC of --embedded; 0 takes a free one"
     )

@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from gateway.base_image.decode import Decoder
+from gateway.base_image.fetch import Fetcher
+from gateway.generation import BaseImages, Studio
 from gateway.handlers import HANDLERS
 from gateway.middleware import BodyLimit, RequestId
 from gateway.routes import Services, router
@@ -33,8 +36,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
-    app.state.services = Services(settings, triton, LocalStorage(settings.storage_folder))
+    fetcher = Fetcher(settings.base_image_hosts)
+    studio = Studio(triton, BaseImages(fetcher, Decoder()))
+    app.state.services = Services(settings, studio, LocalStorage(settings.storage_folder))
     try:
         yield
     finally:
         await triton.close()
+        await fetcher.close()

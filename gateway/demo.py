@@ -1,6 +1,7 @@
-"""`python -m gateway.demo`: Triton, gateway, one real request, the picture in a file, everything stopped."""
+"""`python -m gateway.demo`: Triton, gateway, two real requests, the pictures in files, everything stopped."""
 
 import argparse
+import base64
 import json
 import sys
 import urllib.error
@@ -14,6 +15,7 @@ from gateway.settings import SettingsError, load
 from serving import EmbeddedTriton, ServingError
 
 EXAMPLE_PROMPT = "A sleek smartphone on a dark gradient background"
+EXAMPLE_EDIT = "A red smartphone on a dark gradient background"
 EXAMPLE_SEED = 13  # fixed, so that everybody sees the same picture first
 LOG_FOLDER = Path("out/logs")
 # Loopback is never reached through a proxy.
@@ -30,8 +32,10 @@ def show(line: str) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gateway.demo", description=__doc__)
-    parser.add_argument("--repository", type=Path, required=True, help="as `python -m export` writes it")
-    parser.add_argument("--output", type=Path, default=Path("out/demo.png"))
+    parser.add_argument(
+        "--repository", type=Path, nargs="+", required=True, help="as `python -m export` writes them"
+    )
+    parser.add_argument("--output", type=Path, default=Path("out"), help="folder of the pictures")
     parser.add_argument("--prompt", default=EXAMPLE_PROMPT)
     parser.add_argument("--seed", type=int, default=EXAMPLE_SEED)
     return parser.parse_args()
@@ -51,16 +55,27 @@ def fetch(url: str, body: dict[str, Any] | None = None) -> bytes:
 
 
 def draw(triton_url: str, prompt: str, seed: int, output: Path) -> None:
-    """Asks a gateway in front of `triton_url` for one picture and saves it."""
+    """Asks a gateway in front of `triton_url` for a picture, then for another that starts from it."""
     settings = load(triton_url).model_copy(update={"public_url": None})
+    output.mkdir(parents=True, exist_ok=True)
     with background(create_app(settings), settings) as url:
-        body = {"prompt": prompt, "seed": seed}
-        show(f"gateway: {url}\nPOST {url}/generate-image {json.dumps(body, ensure_ascii=False)}")
-        answer = json.loads(fetch(f"{url}/generate-image", body))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(fetch(answer["generated_image_url"]))
+        show(f"gateway: {url}")
+        first = ask(url, {"prompt": prompt, "seed": seed}, output / "demo.png")
+        base = f"data:image/png;base64,{base64.b64encode(first).decode()}"
+        body = {"prompt": EXAMPLE_EDIT, "seed": seed, "strength": 0.7, "base_image_url": base}
+        ask(url, body, output / "demo-image-to-image.png")
+
+
+def ask(url: str, body: dict[str, Any], output: Path) -> bytes:
+    """The picture that the gateway at `url` draws for `body`, saved as `output`."""
+    said = {name: f"{value:.60}" if isinstance(value, str) else value for name, value in body.items()}
+    show(f"POST {url}/generate-image {json.dumps(said, ensure_ascii=False)}")
+    answer = json.loads(fetch(f"{url}/generate-image", body))
+    png = fetch(answer["generated_image_url"])
+    output.write_bytes(png)
     show(json.dumps(answer, indent=2, ensure_ascii=False))
     show(f"picture: {output}")
+    return png
 
 
 def main() -> int:

@@ -1,24 +1,29 @@
-"""A request becomes a stored picture: resolve, draw, encode, store, answer."""
+"""A request becomes a stored picture: resolve, fetch and fit the base image, draw, encode, store, answer."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
-from families import FLUX
-from families.flux import TEXT_ENCODER, TEXT_ENCODER_2
-from gateway.limits import Limits
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.base_image.data_uri import data_uri
+from gateway.base_image.decode import Decoder
+from gateway.base_image.fetch import Fetcher
+from gateway.base_image.fit import Sizing
+from gateway.intake import Asked
 from gateway.png import encode_png
-from gateway.problems import ErrorItem, Problem, shown
-from gateway.prompts import compose
-from gateway.schemas import SEEDS, GenerateRequest, GenerateResponse, PromptTruncated
+from gateway.resolution import Resolved, resolve, size_of
+from gateway.samples import Picture, Sample
+from gateway.schemas import GenerateResponse, PromptTruncated
 from gateway.storage import Storage
-from gateway.triton import MODEL, Picture, Sample, TritonClient
+from gateway.triton import TritonClient
 from gateway.validation import invalid
 
-NOT_YET = "base_image_url is not served yet: this server draws from text alone; leave the field out"
+ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass
@@ -43,44 +48,50 @@ class Stopwatch:
         return ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in self.stages.items())
 
 
-def refuse_base_image(asked: GenerateRequest) -> None:
-    if asked.base_image_url is not None:
-        raise Problem(501, "Image to image not available", NOT_YET)
+@dataclass(frozen=True)
+class BaseImages:
+    """Where base images come from, and what decodes them."""
+
+    fetcher: Fetcher
+    decoder: Decoder
+
+    async def content(self, asked: Asked) -> bytes:
+        """The picture's file: uploaded, in a data: URI, or fetched."""
+        url = asked.fields.base_image_url
+        if asked.upload is not None or url is None:
+            return asked.upload or b""
+        return data_uri(url) if url[:5].lower() == "data:" else await self.fetcher.fetch(url)
+
+    async def fitted(self, asked: Asked, sizing: Sizing) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3] of a size that is drawn; BaseImageError says why there is none."""
+        return await self.decoder.decode(await self.content(asked), sizing)
 
 
-def _composed(asked: GenerateRequest) -> str:
-    """The prompt that is sent; a Problem if style and industry make it longer than the family takes."""
-    prompt = compose(asked.prompt, asked.style, asked.industry)
-    if len(prompt) > FLUX.max_prompt_characters:
-        message = (
-            f"has {len(prompt)} characters with style and industry; at most {FLUX.max_prompt_characters}"
-        )
-        item = ErrorItem(
-            loc=["body", "prompt"], msg=message, type="string_too_long", input=shown(asked.prompt)
-        )
-        raise invalid([item])
-    return prompt
+@dataclass(frozen=True)
+class Studio:
+    """What drawing needs."""
 
+    triton: TritonClient
+    base_images: BaseImages
 
-def resolve(asked: GenerateRequest, limits: Limits) -> Sample:
-    """What to draw for `asked`; a Problem for sizes outside `limits`."""
-    height, width = limits.height_and_width(asked.height, asked.width)
-    return Sample(
-        prompt=_composed(asked),
-        seed=secrets.randbelow(SEEDS) if asked.seed is None else asked.seed,
-        num_inference_steps=asked.num_inference_steps,
-        guidance_scale=asked.guidance_scale,
-        height=height,
-        width=width,
-    )
+    async def draw(self, asked: Asked, request_id: str, watch: Stopwatch) -> tuple[Resolved, Sample, Picture]:
+        """The picture of `asked`, with what was asked of Triton; a Problem for what cannot be drawn."""
+        resolved = resolve(asked)
+        sample = await self._sample(asked, resolved, watch)
+        with watch.stage("triton"):
+            return resolved, sample, await self.triton.draw(sample, request_id)
 
-
-async def draw(
-    asked: GenerateRequest, triton: TritonClient, request_id: str, watch: Stopwatch
-) -> tuple[Sample, Picture]:
-    with watch.stage("triton"):
-        sample = resolve(asked, await triton.limits())
-        return sample, await triton.draw(sample, request_id)
+    async def _sample(self, asked: Asked, resolved: Resolved, watch: Stopwatch) -> Sample:
+        limits, fields = await self.triton.limits(resolved.order), asked.fields
+        if wrong := limits.refusals(fields.height, fields.width):
+            raise invalid(wrong)
+        if not asked.has_image:
+            height, width = size_of(resolved, limits)
+            return resolved.sample(height, width, None)
+        with watch.stage("base_image"):
+            image = await self.base_images.fitted(asked, limits.sizing(fields.height, fields.width))
+        height, width, _ = image.shape
+        return resolved.sample(height, width, image)
 
 
 async def keep(picture: Picture, storage: Storage, watch: Stopwatch) -> str:
@@ -92,26 +103,40 @@ async def keep(picture: Picture, storage: Storage, watch: Stopwatch) -> str:
 
 
 def answer(
-    asked: GenerateRequest, sample: Sample, picture: Picture, url: str, seconds: float
+    resolved: Resolved, sample: Sample, picture: Picture, url: str, seconds: float
 ) -> GenerateResponse:
+    fields, order = resolved.fields, sample.order
     return GenerateResponse(
         generated_image_url=url,
         generation_time=f"{seconds:.1f}s",
         generation_seconds=round(seconds, 3),
-        industry=asked.industry,
-        style=asked.style,
-        model=MODEL,
+        seed=sample.seed,
+        prompt=sample.prompt,
+        negative_prompt=fields.negative_prompt,
+        industry=fields.industry,
+        style=fields.style,
+        model=order.family.name,
+        task=order.task,
+        num_inference_steps=sample.num_inference_steps,
+        guidance_scale=sample.guidance_scale,
+        scheduler=sample.scheduler,
+        strength=sample.strength,
+        width=sample.width,
+        height=sample.height,
         warnings=warnings_of(picture),
-        **asdict(sample),
     )
 
 
 def warnings_of(picture: Picture) -> list[PromptTruncated]:
-    """One entry for each text encoder that did not see the whole prompt."""
-    counts = zip((TEXT_ENCODER, TEXT_ENCODER_2), picture.prompt_tokens.tolist(), strict=True)
-    return [_truncated(encoder.name, kept, dropped) for encoder, (kept, dropped) in counts if dropped]
+    """One entry for each text encoder that did not see the whole of a prompt."""
+    return [
+        _truncated(field, encoder, kept, dropped)
+        for field, counts in picture.tokens.items()
+        for encoder, (kept, dropped) in zip(ENCODERS, counts.tolist(), strict=True)
+        if dropped
+    ]
 
 
-def _truncated(encoder: str, kept: int, dropped: int) -> PromptTruncated:
-    message = f"{encoder} read {kept} of the prompt's {kept + dropped} tokens; {dropped} were dropped"
-    return PromptTruncated(encoder=encoder, kept=kept, dropped=dropped, message=message)
+def _truncated(field: Any, encoder: str, kept: int, dropped: int) -> PromptTruncated:
+    message = f"{encoder} read {kept} of the {field}'s {kept + dropped} tokens; {dropped} were dropped"
+    return PromptTruncated(field=field, encoder=encoder, kept=kept, dropped=dropped, message=message)

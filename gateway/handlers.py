@@ -9,6 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from tritonclient.utils import InferenceServerException
 
+from gateway.base_image.errors import (
+    BaseImageError,
+    BaseImageRefused,
+    BaseImageTimeout,
+    BaseImageUnavailable,
+)
 from gateway.disconnect import ClientLeft
 from gateway.faults import RETRY_AFTER, fault_of
 from gateway.problems import Problem, problem_response, shown
@@ -17,6 +23,11 @@ from gateway.storage import StorageError
 from gateway.validation import problem_of
 
 log = logging.getLogger("gateway")
+BASE_IMAGE = {
+    BaseImageRefused: (422, "Base image refused"),
+    BaseImageUnavailable: (502, "Base image unavailable"),
+    BaseImageTimeout: (504, "Base image timeout"),
+}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
@@ -25,7 +36,7 @@ async def on_problem(request: Request, problem: Problem) -> Response:
 
 
 async def on_validation(request: Request, error: RequestValidationError) -> Response:
-    return problem_response(request, problem_of(request, error))
+    return problem_response(request, problem_of(error))
 
 
 async def on_http(request: Request, error: HTTPException) -> Response:
@@ -44,6 +55,12 @@ async def on_triton(request: Request, error: InferenceServerException) -> Respon
     said = (error.status(), error.message(), problem.status)
     log.log(level, "request %s: Triton said %s %.300r -> %d", request.state.request_id, *said)
     return problem_response(request, problem)
+
+
+async def on_base_image(request: Request, error: BaseImageError) -> Response:
+    log.info("request %s: base image: %s", request.state.request_id, error)
+    status, title = BASE_IMAGE[type(error)]
+    return problem_response(request, Problem(status, title, str(error)))
 
 
 async def on_reply(request: Request, error: ReplyError) -> Response:
@@ -74,6 +91,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     RequestValidationError: on_validation,
     HTTPException: on_http,
     InferenceServerException: on_triton,
+    BaseImageError: on_base_image,
     ReplyError: on_reply,
     StorageError: on_storage,
     ClientLeft: on_client_left,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from families import FLUX
+from gateway.base_image.fit import Sizing
 from gateway.problems import ErrorItem
 from gateway.replies import ReplyError
-from gateway.validation import invalid
 
 
 @dataclass(frozen=True)
@@ -19,6 +18,7 @@ class Limits:
     native_size: int
     min_size: int
     max_size: int
+    size_multiple: int
     max_sequence_length: int
 
     @classmethod
@@ -33,19 +33,23 @@ class Limits:
         except ValueError as error:
             raise ReplyError(f"a size in the ensemble's config is no number: {error}") from None
 
-    def height_and_width(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """What to draw, native size where None is asked; a Problem lists the sizes outside the limits."""
-        asked = {"height": height or self.native_size, "width": width or self.native_size}
-        wrong = [
+    def refusals(self, height: int | None, width: int | None) -> list[ErrorItem]:
+        """One for each of these that is asked and cannot be drawn."""
+        asked = {"height": height, "width": width}
+        return [
             self._refusal(name, size)
             for name, size in asked.items()
-            if not self.min_size <= size <= self.max_size
+            if size is not None and not self._takes(size)
         ]
-        if wrong:
-            raise invalid(wrong)
-        return asked["height"], asked["width"]
+
+    def _takes(self, size: int) -> bool:
+        return self.min_size <= size <= self.max_size and size % self.size_multiple == 0
 
     def _refusal(self, name: str, size: int) -> ErrorItem:
-        choices = f"multiples of {FLUX.size_multiple} from {self.min_size} to {self.max_size} pixels"
-        message = f"out of range; choices: {choices}"
+        choices = f"multiples of {self.size_multiple} from {self.min_size} to {self.max_size} pixels"
+        message = f"not a size of {self.checkpoint}; choices: {choices}"
         return ErrorItem(loc=["body", name], msg=message, type="size_out_of_range", input=size)
+
+    def sizing(self, height: int | None, width: int | None) -> Sizing:
+        """For fitting a base image."""
+        return Sizing(self.size_multiple, self.min_size, self.max_size, self.native_size, height, width)

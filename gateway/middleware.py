@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 14 * 2**20  # a base image of 10 MiB in base64, and the words around it
 
 
 class RequestId:

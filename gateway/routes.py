@@ -1,21 +1,25 @@
 """The gateway's routes."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from families import FLUX
+from families import FamilySpec
 from gateway.disconnect import unless_client_leaves
 from gateway.faults import RETRY_AFTER
-from gateway.generation import Stopwatch, answer, draw, keep, refuse_base_image
+from gateway.generation import Stopwatch, Studio, answer, keep
+from gateway.intake import DOCUMENTED, Asked, read
+from gateway.limits import Limits
 from gateway.problems import Problem, documented
 from gateway.prompts import INDUSTRIES, STYLES
-from gateway.schemas import Choice, GenerateRequest, GenerateResponse, Readiness
+from gateway.samples import Order
+from gateway.schemas import Choice, GenerateResponse, Readiness, Served
 from gateway.settings import Settings
 from gateway.storage import Storage
-from gateway.triton import MODEL, NOT_DRAWING, TritonClient
+from gateway.triton import NOT_DRAWING
 
 log = logging.getLogger("gateway")
 router = APIRouter()
@@ -31,7 +35,7 @@ class Services:
     """What the routes work with, made once at start-up."""
 
     settings: Settings
-    triton: TritonClient
+    studio: Studio
     storage: Storage
 
 
@@ -43,18 +47,21 @@ def services(request: Request) -> Services:
 Using = Annotated[Services, Depends(services)]
 
 
-@router.post("/generate-image", responses=documented(400, 413, 415, 422, 500, 501, 502, 503, 504, 507))
+@router.post(
+    "/generate-image",
+    openapi_extra=DOCUMENTED,
+    responses=documented(400, 413, 415, 422, 500, 502, 503, 504, 507),
+)
 async def generate_image(
-    request: Request, response: Response, asked: GenerateRequest, use: Using
+    request: Request, response: Response, asked: Annotated[Asked, Depends(read)], use: Using
 ) -> GenerateResponse:
-    """Draws one picture and answers with its URL."""
-    refuse_base_image(asked)
+    """Draws one picture, from text alone or from a base image, and answers with its URL."""
     watch = Stopwatch()
-    drawing = draw(asked, use.triton, request.state.request_id, watch)
-    sample, picture = await unless_client_leaves(request, drawing)
+    drawing = use.studio.draw(asked, request.state.request_id, watch)
+    resolved, sample, picture = await unless_client_leaves(request, drawing)
     image_id = await keep(picture, use.storage, watch)
     response.headers["Server-Timing"] = watch.server_timing
-    return answer(asked, sample, picture, _url(request, use.settings, image_id), watch.seconds)
+    return answer(resolved, sample, picture, _url(request, use.settings, image_id), watch.seconds)
 
 
 def _url(request: Request, settings: Settings, image_id: str) -> str:
@@ -96,14 +103,22 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses=documented(503))
 async def readyz(use: Using) -> Readiness:
-    """Triton draws: the server and the ensemble are ready and a picture came out of it lately."""
+    """Triton draws: the server is ready and a picture came out of every model lately."""
     try:
-        limits = await use.triton.prove_ready()
+        served = await use.studio.triton.prove_ready()
     except NOT_DRAWING as error:
         log.warning("not ready: %r", error)
-        detail = f"{MODEL} does not draw at present ({type(error).__name__})"
+        detail = f"the model server does not draw at present ({type(error).__name__})"
         raise Problem(503, "Not ready", detail, headers=RETRY_AFTER) from error
-    return Readiness(model=MODEL, size_multiple=FLUX.size_multiple, **asdict(limits))
+    return Readiness(
+        models=[_served(family, served) for family in dict.fromkeys(order.family for order in served)]
+    )
+
+
+def _served(family: FamilySpec, served: Mapping[Order, Limits]) -> Served:
+    """All ensembles of a family have the limits of its one checkpoint."""
+    limits = {order.task: found for order, found in served.items() if order.family is family}
+    return Served(model=family.name, tasks=list(limits), **asdict(next(iter(limits.values()))))
 
 
 @router.get("/")

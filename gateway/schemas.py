@@ -7,18 +7,24 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from families import FLUX
+from families import FAMILIES
 from gateway.problems import shown
 from gateway.prompts import INDUSTRIES, STYLES
 
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
-STEPS, GUIDANCE = FLUX.num_inference_steps, FLUX.guidance_scale
+MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
+MAX_DATA_URI = 14_000_000  # characters: 10 MiB in base64; how long a URL may be is the fetcher's matter
+SCHEDULERS = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.schedulers))
+
+
+def _not_blank(prompt: str) -> str:
+    if not prompt.strip():
+        raise PydanticCustomError("prompt_blank", "the prompt is empty or blank; say what the picture shows")
+    return prompt
 
 
 def _clean(prompt: str) -> str:
-    """NFC form of `prompt`; refuses blank text and control characters other than newline and tab."""
-    if not prompt.strip():
-        raise PydanticCustomError("prompt_blank", "the prompt is empty or blank; say what the picture shows")
+    """NFC form of `prompt`; refuses control characters other than newline and tab."""
     for place, character in enumerate(prompt):
         if unicodedata.category(character) == "Cc" and character not in "\n\r\t":
             message = "control character {code} at position {place}; only newline and tab are allowed"
@@ -37,14 +43,17 @@ def _one_of(choices: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Prompt = Annotated[str, Field(max_length=FLUX.max_prompt_characters), AfterValidator(_clean)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_clean)]
+Prompt = Annotated[Text, AfterValidator(_not_blank)]
+Model = Annotated[str, _one_of(FAMILIES), Field(json_schema_extra={"enum": list(FAMILIES)})]
+Scheduler = Annotated[str, _one_of(SCHEDULERS), Field(json_schema_extra={"enum": SCHEDULERS})]
 Industry = Annotated[str, _one_of(INDUSTRIES), Field(json_schema_extra={"enum": list(INDUSTRIES)})]
 Style = Annotated[str, _one_of(STYLES), Field(json_schema_extra={"enum": list(STYLES)})]
-Pixels = Annotated[int, Field(gt=0, multiple_of=FLUX.size_multiple)]
+Pixels = Annotated[int, Field(gt=0)]
 
 
 class GenerateRequest(BaseModel):
-    """What to draw. Sizes also obey the served checkpoint's limits, which /readyz shows."""
+    """What to draw. What `model` decides (ranges, sizes, defaults) is checked against it afterwards."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,22 +63,33 @@ class GenerateRequest(BaseModel):
     )
 
     prompt: Prompt
-    base_image_url: str | None = Field(None, max_length=2_048, description="not available yet: answers 501")
+    base_image_url: str | None = Field(
+        None, max_length=MAX_DATA_URI, description="picture to start from: http, https or a data: URI"
+    )
+    model: Model | None = Field(None, description="default: flux for text, sdxl with a base image")
     industry: Industry | None = None
     style: Style | None = None
+    negative_prompt: Text | None = Field(None, description="sdxl only: what to keep away from")
     seed: int | None = Field(None, ge=0, lt=SEEDS, description="default: drawn at random and returned")
-    num_inference_steps: int = Field(int(STEPS.default), ge=int(STEPS.minimum), le=int(STEPS.maximum))
-    guidance_scale: float = Field(
-        GUIDANCE.default, ge=GUIDANCE.minimum, le=GUIDANCE.maximum, allow_inf_nan=False
+    num_inference_steps: int | None = Field(None, description="default and range: the model's")
+    guidance_scale: float | None = Field(
+        None, allow_inf_nan=False, description="default and range: the model's"
     )
-    width: Pixels | None = Field(None, description="pixels; default: the checkpoint's native size")
-    height: Pixels | None = Field(None, description="pixels; default: the checkpoint's native size")
+    scheduler: Scheduler | None = Field(None, description="diffusers' class; default: the model's first")
+    strength: float | None = Field(
+        None, allow_inf_nan=False, description="with a base image, in (0, 1]: how far to leave it"
+    )
+    width: Pixels | None = Field(
+        None, description="pixels; default: the native size, or one of the base image's aspect"
+    )
+    height: Pixels | None = Field(None, description="as width")
 
 
 class PromptTruncated(BaseModel):
-    """The prompt had more tokens than `encoder` reads; it saw the first `kept`."""
+    """`field` had more tokens than `encoder` reads; it saw the first `kept`."""
 
     code: Literal["prompt_truncated"] = "prompt_truncated"
+    field: Literal["prompt", "negative_prompt"]
     encoder: str
     kept: int
     dropped: int
@@ -84,13 +104,17 @@ class GenerateResponse(BaseModel):
     generation_seconds: float
     seed: int
     prompt: str = Field(description="as sent to the model: with the style's and the industry's words")
+    negative_prompt: str | None
     industry: str | None
     style: str | None
+    model: str
+    task: str
     num_inference_steps: int
     guidance_scale: float
+    scheduler: str
+    strength: float | None
     width: int
     height: int
-    model: str
     warnings: list[PromptTruncated]
 
 
@@ -101,14 +125,21 @@ class Choice(BaseModel):
     prompt_template: str
 
 
-class Readiness(BaseModel):
-    """What is served and the picture sizes, in pixels, that it accepts."""
+class Served(BaseModel):
+    """A model that draws, its tasks, and the picture sizes, in pixels, that it accepts."""
 
-    status: Literal["ready"] = "ready"
     model: str
+    tasks: list[str]
     checkpoint: str
     native_size: int
     min_size: int
     max_size: int
     size_multiple: int
     max_sequence_length: int
+
+
+class Readiness(BaseModel):
+    """What is served."""
+
+    status: Literal["ready"] = "ready"
+    models: list[Served]

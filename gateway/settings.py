@@ -1,9 +1,12 @@
 """Settings, each from an environment variable POSTPULSE_<NAME>."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, HttpUrl, PositiveFloat, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, HttpUrl, PositiveFloat, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.base_image.urls import AllowList
 
 
 class SettingsError(Exception):
@@ -22,8 +25,24 @@ class Settings(BaseSettings):
     public_url: HttpUrl | None = Field(
         default=None, description="base of generated_image_url; default: the address that the request used"
     )
+    base_image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="hosts of your own, HOST or HOST:PORT with commas between, that base images may come "
+        "from though their addresses are not public",
+    )
     deadline_seconds: PositiveFloat = Field(default=120.0, description="longest wait for one picture")
     probe_seconds: PositiveFloat = Field(default=5.0, description="longest wait for readiness or config")
+
+    @field_validator("base_image_hosts", mode="before")
+    @classmethod
+    def _split(cls, hosts: object) -> object:
+        return tuple(filter(None, map(str.strip, hosts.split(",")))) if isinstance(hosts, str) else hosts
+
+    @field_validator("base_image_hosts")
+    @classmethod
+    def _checked(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList(hosts)
+        return hosts
 
 
 def load(triton_url: str | None) -> Settings:

@@ -3,24 +3,21 @@
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from gateway.faults import fault_of
 from gateway.limits import Limits
-from gateway.replies import Expected, ReplyError, arrays
+from gateway.replies import ReplyError, arrays
+from gateway.samples import ORDERS, Order, Picture, Sample, picture_of
 
 T = TypeVar("T")
 log = logging.getLogger("gateway")
 
-MODEL = "flux_text_to_image"
 PROOF_SECONDS = 30.0
 NOT_DRAWING = (InferenceServerException, ReplyError, TimeoutError)  # what prove_ready raises
 CHANNEL_ARGS = [
@@ -34,112 +31,83 @@ CHANNEL_ARGS = [
 ]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One picture to draw; height and width in pixels."""
-
-    prompt: str
-    seed: int
-    num_inference_steps: int
-    guidance_scale: float
-    height: int
-    width: int
-
-    def inputs(self) -> list[InferInput]:
-        """The ensemble's inputs, each [1, 1]."""
-        values = {
-            "prompt": np.array([[self.prompt.encode()]], dtype=object),
-            "seed": np.array([[self.seed]], dtype=np.int64),
-            "num_inference_steps": np.array([[self.num_inference_steps]], dtype=np.int32),
-            "guidance_scale": np.array([[self.guidance_scale]], dtype=np.float32),
-            "height": np.array([[self.height]], dtype=np.int32),
-            "width": np.array([[self.width]], dtype=np.int32),
-        }
-        return [_input(name, value) for name, value in values.items()]
-
-    def outputs(self) -> list[Expected]:
-        """What must come back for this sample."""
-        images = Expected("images", "UINT8", (1, self.height, self.width, 3))
-        return [images, Expected("prompt_tokens", "INT32", (1, 2, 2))]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """`pixels` uint8 [height, width, 3]; `prompt_tokens` int32 [encoder, (kept, dropped)]."""
-
-    pixels: NDArray[np.uint8]
-    prompt_tokens: NDArray[np.int32]
-
-
 class TritonClient:
-    """Draws samples with the ensemble. Methods raise InferenceServerException (see faults) and ReplyError.
+    """Draws samples with the ensembles. Methods raise InferenceServerException (see faults) and ReplyError.
 
-    A good reply proves the server works for PROOF_SECONDS; a fault that leaves it in doubt ends the proof.
+    A good reply proves that a family works for PROOF_SECONDS; a fault that leaves it in doubt ends the proof.
     """
 
     def __init__(self, url: str, deadline_seconds: float, probe_seconds: float) -> None:
         self._client = InferenceServerClient(url, channel_args=CHANNEL_ARGS)
         self._deadline_seconds, self._probe_seconds = deadline_seconds, probe_seconds
-        self._limits: Limits | None = None
-        self._proof_ends = 0.0
+        self._limits: dict[Order, Limits] = {}
+        self._proof_ends: dict[str, float] = {}
         self._probing = asyncio.Lock()
-        self._drawing = 0
+        self._drawing: Counter[str] = Counter()
 
     async def close(self) -> None:
         await self._client.close()
 
-    async def limits(self) -> Limits:
+    async def limits(self, order: Order) -> Limits:
         """The served checkpoint's limits; asked once, and again after Triton was in doubt."""
-        if self._limits is None:
-            self._limits = await self._with_retry(self._read_limits, self._probe_seconds)
-        return self._limits
+        if order not in self._limits:
+
+            async def read(timeout: float) -> Limits:
+                return await self._read_limits(order, timeout)
+
+            self._limits[order] = await self._with_retry(read, self._probe_seconds)
+        return self._limits[order]
 
     async def draw(self, sample: Sample, request_id: str) -> Picture:
         """The picture of `sample`; cancelling the awaiting task cancels the call.
 
         On Triton 2.51 the models inside an ensemble do not see that: what is drawn is drawn to the end.
         """
+        name, inputs, family = sample.order.ensemble, sample.inputs(), sample.order.family.name
 
         async def infer(timeout: float) -> Any:
-            return await self._client.infer(
-                MODEL, sample.inputs(), request_id=request_id, client_timeout=timeout
-            )
+            return await self._client.infer(name, inputs, request_id=request_id, client_timeout=timeout)
 
-        self._drawing += 1
+        self._drawing[family] += 1
         try:
             reply = await self._with_retry(infer, self._deadline_seconds)
         finally:
-            self._drawing -= 1
-        found = arrays(reply.get_response(), sample.outputs())
-        if (found["prompt_tokens"] < 0).any():
-            raise ReplyError(f"prompt_tokens has negative counts: {found['prompt_tokens'].tolist()}")
-        self._proof_ends = asyncio.get_running_loop().time() + PROOF_SECONDS
-        return Picture(found["images"][0], found["prompt_tokens"][0])
+            self._drawing[family] -= 1
+        picture = picture_of(arrays(reply.get_response(), sample.outputs()))
+        self._proof_ends[family] = asyncio.get_running_loop().time() + PROOF_SECONDS
+        return picture
 
-    async def prove_ready(self) -> Limits:
-        """The limits, if Triton and the ensemble are ready and a picture came out of it lately.
+    async def prove_ready(self) -> dict[Order, Limits]:
+        """The limits of every ensemble that is served, if each family's drew a picture lately.
 
         A crashed Python stub leaves a model "ready": only drawing shows it. Without proof, one step is drawn;
         while requests are being drawn they are the proof to come, and one more would wait behind them.
         """
         async with self._probing:
-            await self._check_ready()
-            limits = self._limits = await self._read_limits(self._probe_seconds)
-            if not self._drawing and asyncio.get_running_loop().time() > self._proof_ends:
-                canary = Sample("canary", 0, 1, 1.0, limits.min_size, limits.min_size)
-                await asyncio.wait_for(self.draw(canary, "canary"), self._probe_seconds)
-        return limits
+            if not await self._client.is_server_ready(client_timeout=self._probe_seconds):
+                raise InferenceServerException("Triton is not ready", "StatusCode.UNAVAILABLE")
+            served = [order for order in ORDERS if await self._is_served(order)]
+            if not served:
+                raise InferenceServerException("no ensemble is served", "StatusCode.UNAVAILABLE")
+            self._limits = {order: await self._read_limits(order, self._probe_seconds) for order in served}
+            for order in served:
+                await self._prove(order)
+            return dict(self._limits)
 
-    async def _check_ready(self) -> None:
-        for ready in (
-            await self._client.is_server_ready(client_timeout=self._probe_seconds),
-            await self._client.is_model_ready(MODEL, client_timeout=self._probe_seconds),
-        ):
-            if not ready:
-                raise InferenceServerException(f"{MODEL} is not ready", "StatusCode.UNAVAILABLE")
+    async def _is_served(self, order: Order) -> bool:
+        ready: bool = await self._client.is_model_ready(order.ensemble, client_timeout=self._probe_seconds)
+        return ready
 
-    async def _read_limits(self, timeout: float) -> Limits:
-        config = (await self._client.get_model_config(MODEL, client_timeout=timeout)).config
+    async def _prove(self, order: Order) -> None:
+        family, now = order.family.name, asyncio.get_running_loop().time()
+        if order.spec.takes_image or self._drawing[family] or now < self._proof_ends.get(family, 0.0):
+            return
+        side = self._limits[order].min_size
+        canary = Sample(order, "canary", "", 0, 1, 1.0, order.family.schedulers[0], side, side)
+        await asyncio.wait_for(self.draw(canary, "canary"), self._probe_seconds)
+
+    async def _read_limits(self, order: Order, timeout: float) -> Limits:
+        config = (await self._client.get_model_config(order.ensemble, client_timeout=timeout)).config
         return Limits.from_parameters({name: value.string_value for name, value in config.parameters.items()})
 
     async def _with_retry(self, call: Callable[[float], Awaitable[T]], seconds: float) -> T:
@@ -163,11 +131,5 @@ class TritonClient:
         """Forgets what `error` puts in doubt, and tells whether to try again."""
         fault = fault_of(error)
         if fault.doubt:
-            self._limits, self._proof_ends = None, 0.0
+            self._limits, self._proof_ends = {}, {}
         return fault.retry
-
-
-def _input(name: str, value: NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, value.shape, np_to_triton_dtype(value.dtype))
-    tensor.set_data_from_numpy(value)
-    return tensor

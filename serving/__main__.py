@@ -24,7 +24,7 @@ class Stop(Exception):
 def parse(argv: list[str]) -> argparse.Namespace:
     defaults = Options()
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve a repository on loopback.")
-    parser.add_argument("--repository", type=Path, required=True, help="an assembled repository, build/NAME")
+    parser.add_argument("--repository", type=Path, nargs="+", required=True, help="assembled repositories")
     parser.add_argument(
         "--grpc-port", type=int, default=8001, metavar="N", help="0: a free one; default 8001"
     )

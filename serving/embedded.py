@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,22 +39,22 @@ def own_folder() -> Path:
 
 
 class EmbeddedTriton:
-    """`with EmbeddedTriton(repository, log_folder) as triton:` serves at `triton.grpc_url`.
+    """`with EmbeddedTriton([repository], log_folder) as triton:` serves at `triton.grpc_url`.
 
-    `repository` is an assembled one; Triton's output is appended to `log_folder`/triton.log. Entering waits
-    until every model is ready and raises ServingError if the machine lacks something, the repository is
-    wrong, a port is taken or a model does not load. Leaving, or the death of this process, ends Triton, its
-    Python stubs and their shared memory.
+    The repositories are assembled ones, of different families; Triton's output is appended to
+    `log_folder`/triton.log. Entering waits until every model is ready and raises ServingError if the machine
+    lacks something, a repository is wrong, a port is taken or a model does not load. Leaving, or the death of
+    this process, ends Triton, its Python stubs and their shared memory.
     """
 
     def __init__(
         self,
-        repository: Path | str,
+        repositories: Sequence[Path],
         log_folder: Path | str,
         options: Options | None = None,
         report: Callable[[str], None] = silent,
     ) -> None:
-        self.repository = Path(repository).resolve()
+        self.repositories = [repository.resolve() for repository in repositories]
         self.log = Path(log_folder).resolve() / "triton.log"
         self.options = options or Options()
         self.report = report
@@ -109,7 +109,8 @@ class EmbeddedTriton:
 
     def _prepare(self) -> Launch:
         wheel, libpython = find_wheel(), find_libpython(library_folders())
-        models = models_folder(self.repository, self.report)
+        models = [models_folder(repository, self.report) for repository in self.repositories]
+        model_names(models)  # before anything starts: two repositories may not serve one name
         grpc_port = resolve_port(self.options.grpc_port, "gRPC")
         metrics_port = resolve_port(self.options.metrics_port, "metrics", taken=grpc_port)
         self.options = replace(self.options, grpc_port=grpc_port, metrics_port=metrics_port)

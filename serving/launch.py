@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,17 +40,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of tritonserver on `models`; `folder` is its own, empty, and is removed when it ends."""
+    """One start of tritonserver on folders of `models`; `folder` is its own, empty, removed at its end."""
 
     wheel: Wheel
     libpython: Path
-    models: Path
+    models: Sequence[Path]
     folder: Path
     options: Options
     shm_prefix: str = field(default_factory=lambda: f"triton_{secrets.token_hex(8)}_")
 
     def assemble(self) -> None:
-        """Lay out the backend directory, libpython in a library folder of its own, and a link to the models.
+        """Lay out the backend directory, libpython in a library folder of its own, and links to the models.
 
         Triton starts its stubs through a shell without quoting, so every path it sees lies in `folder`.
         """
@@ -58,9 +59,13 @@ class Launch:
         shutil.copytree(self.wheel.python_backend, python, ignore=skipped)
         shutil.copytree(OUR_BACKENDS, python.parent, ignore=skipped, dirs_exist_ok=True)
         (python / self.wheel.stub.name).symlink_to(self.wheel.stub)
-        (self.folder / "models").symlink_to(self.models)
+        for link, models in zip(self._links(), self.models, strict=True):
+            link.symlink_to(models)
         (self.folder / "lib").mkdir()
         (self.folder / "lib" / self.libpython.name).symlink_to(self.libpython)
+
+    def _links(self) -> list[Path]:
+        return [self.folder / f"models-{place}" for place in range(len(self.models))]
 
     def environment(self) -> dict[str, str]:
         """The caller's environment, with this interpreter's packages for the Python stubs."""
@@ -81,7 +86,7 @@ class Launch:
 
     def _model_options(self) -> list[str]:
         return [
-            f"--model-repository={self.folder / 'models'}",
+            *(f"--model-repository={link}" for link in self._links()),
             "--model-control-mode=none",
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",

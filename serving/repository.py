@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -38,5 +38,10 @@ def installed_versions(manifest: Manifest) -> dict[str, str]:
     return installed
 
 
-def model_names(models: Path) -> list[str]:
-    return sorted(path.name for path in models.iterdir() if path.is_dir())
+def model_names(folders: Sequence[Path]) -> list[str]:
+    """The models in `folders`; ServingError if two have one of the same name."""
+    names = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ServingError(f"two repositories have {name}: serve one checkpoint of a family at a time")
+    return sorted(names)

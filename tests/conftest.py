@@ -12,9 +12,19 @@ import pytest
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Flux checkpoint of random weights, in diffusers' layout, with flux-tiny's structure."""
+    return written("flux", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def random_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of SDXL."""
+    return written("sdxl", tmp_path_factory)
+
+
+def written(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from random_checkpoint import write  # here, because torch takes seconds to import
 
-    return write(tmp_path_factory.mktemp("checkpoints") / "flux-random")
+    return write(family, tmp_path_factory.mktemp("checkpoints") / f"{family}-random")
 
 
 @pytest.fixture(scope="session")

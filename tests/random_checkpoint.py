@@ -1,4 +1,4 @@
-"""A Flux checkpoint of random weights with flux-tiny's structure, in diffusers' layout."""
+"""Checkpoints of random weights with the tiny checkpoints' structure, in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import (
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    StableDiffusionXLPipeline,
+)  # fmt: skip
 from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from finetune import pretrain_flux, sdxl
 from finetune.flux import build_transformer
-from finetune.text_encoders import build_clip, build_t5
+from finetune.text_encoders import build_t5, clip_config
 from finetune.tokenizers import train_clip_tokenizer, train_t5_tokenizer
 from finetune.vae import build_vae
 
@@ -24,18 +32,6 @@ CAPTIONS = [
 ]
 
 
-def flux_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """FLUX.1-dev's."""
-    return FlowMatchEulerDiscreteScheduler(
-        shift=3.0,
-        use_dynamic_shifting=True,
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )
-
-
 @torch.no_grad()
 def shaken(module: nn.Module) -> nn.Module:
     """`module` in eval mode with noise on every weight, so that no two are equal (norms start as ones)."""
@@ -44,7 +40,7 @@ def shaken(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def build() -> FluxPipeline:
+def build_flux() -> FluxPipeline:
     """A float32 pipeline, equal for every call."""
     torch.manual_seed(0)
     tokenizer, tokenizer_2 = train_clip_tokenizer(CAPTIONS), train_t5_tokenizer(CAPTIONS, length=64)
@@ -57,9 +53,9 @@ def build() -> FluxPipeline:
         shift_factor=0.1,
     )
     return FluxPipeline(
-        scheduler=flux_scheduler(),
+        scheduler=FlowMatchEulerDiscreteScheduler(**pretrain_flux.SCHEDULER),
         vae=shaken(vae),
-        text_encoder=shaken(build_clip(len(tokenizer), tokenizer.eos_token_id)),
+        text_encoder=shaken(CLIPTextModel(clip_config(len(tokenizer), tokenizer.eos_token_id))),
         tokenizer=tokenizer,
         text_encoder_2=shaken(build_t5(len(tokenizer_2))),
         tokenizer_2=tokenizer_2,
@@ -67,11 +63,35 @@ def build() -> FluxPipeline:
     )
 
 
-def write(folder: Path) -> Path:
-    """Saves `build()` in `folder`, and returns it."""
-    build().save_pretrained(folder)
+def build_sdxl() -> StableDiffusionXLPipeline:
+    """A float32 pipeline, equal for every call."""
+    torch.manual_seed(0)
+    tokenizer, tokenizer_2 = train_clip_tokenizer(CAPTIONS), train_clip_tokenizer(CAPTIONS, pad_token="!")
+    size, eos = len(tokenizer), tokenizer.eos_token_id
+    return StableDiffusionXLPipeline(
+        scheduler=EulerDiscreteScheduler(**sdxl.SCHEDULER),
+        vae=shaken(build_vae(4, sample_size=128, scaling_factor=0.7)),
+        text_encoder=shaken(CLIPTextModel(clip_config(size, eos, width=64, layers=3))),
+        tokenizer=tokenizer,
+        text_encoder_2=shaken(CLIPTextModelWithProjection(clip_config(size, eos, width=96, layers=3))),
+        tokenizer_2=tokenizer_2,
+        unet=shaken(sdxl.build_unet()),
+        add_watermarker=False,
+    )
+
+
+BUILD = {"flux": build_flux, "sdxl": build_sdxl}
+
+
+def build(family: str) -> DiffusionPipeline:
+    return BUILD[family]()
+
+
+def write(family: str, folder: Path) -> Path:
+    """Saves `build(family)` in `folder`, and returns it."""
+    build(family).save_pretrained(folder)
     return folder
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(sys.argv[1], Path(sys.argv[2]))

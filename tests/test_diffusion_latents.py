@@ -1,14 +1,20 @@
-"""Noise, packing and position ids are bit-equal to FluxPipeline's."""
+"""Noise, draws from the posterior, packing and position ids are bit-equal to diffusers'."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from diffusers import FluxPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils.torch_utils import randn_tensor
 
-from diffusion.latents import image_ids, initial_latents, pack, unpack
+from diffusion.latents import BaseImage, image_ids, noise, pack, unpack
 
 SIZES = [(16, 16), (8, 20), (64, 2)]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -28,7 +34,14 @@ def test_position_ids_are_the_pipeline_s(height: int, width: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**53, 2**63 - 1])
 def test_noise_is_the_pipeline_s(seed: int) -> None:
-    generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn((1, 16, 8, 20), generator=generator)
-    assert torch.equal(initial_latents(seed, 16, 8, 20), FluxPipeline._pack_latents(noise, 1, 16, 8, 20))
-    assert not torch.equal(initial_latents(seed, 16, 8, 20), initial_latents(seed ^ 1, 16, 8, 20))
+    expected = randn_tensor((1, 16, 8, 20), generator=seeded(seed), dtype=torch.float32)
+    assert torch.equal(noise(seeded(seed), 16, 8, 20), expected)
+    assert not torch.equal(noise(seeded(seed ^ 1), 16, 8, 20), expected)
+
+
+def test_a_draw_from_the_posterior_is_the_vae_s_and_noise_comes_after_it() -> None:
+    posterior = DiagonalGaussianDistribution(torch.randn(1, 2 * 4, 6, 10, generator=seeded(0)))
+    ours, theirs = seeded(7), seeded(7)
+    drawn = BaseImage(posterior.mean, posterior.std).draw(ours)
+    assert torch.equal(drawn, posterior.sample(theirs))
+    assert torch.equal(noise(ours, 4, 6, 10), randn_tensor((1, 4, 6, 10), generator=theirs))

@@ -14,13 +14,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoencoderKL, FluxPipeline
 from google.protobuf import text_format
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from diffusion.checkpoint import latent_channels, load_scheduler, zeros_for_empty_prompt
 from export import manifest as manifests
-from families import FLUX
+from export.assemble import assemble_models, copy_checkpoint_parts
+from export.checkpoint import open_checkpoint
+from export.component import export_component
+from export.plan import Plan
+from export.targets import TARGETS
+from families import FLUX, SDXL
 
 COMPONENTS = [component.name for component in FLUX.components]
 
@@ -86,16 +93,39 @@ def test_the_vae_engine_rounds_as_diffusers_does(exported: Path, random_checkpoi
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
+def test_the_vae_encoder_s_engine_gives_the_pipeline_s_posterior(
+    exported: Path, random_checkpoint: Path
+) -> None:
+    pipeline = FluxPipeline.from_pretrained(random_checkpoint, dtype=torch.float32)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+    session = onnxruntime.InferenceSession(
+        engine(exported, "vae_encoder"), providers=["CPUExecutionProvider"]
+    )
+    mean, std = session.run(["mean", "std"], {"images": pictures})
+    with torch.inference_mode():
+        pixels = pipeline.image_processor.preprocess([Image.fromarray(picture) for picture in pictures])
+        posterior = pipeline.vae.encode(pixels).latent_dist
+    config = pipeline.vae.config
+    wanted = (posterior.mean - config.shift_factor) * config.scaling_factor
+    np.testing.assert_allclose(mean, wanted.numpy(), atol=1e-4)
+    np.testing.assert_allclose(std, (posterior.std * config.scaling_factor).numpy(), atol=1e-4)
+
+
 def test_configs_are_complete_and_tell_the_limits(exported: Path) -> None:
     configs = {
         path.parent.name: text_format.Parse(path.read_text(), ModelConfig())
         for path in exported.glob("models/*/config.pbtxt")
     }
-    ensemble, scheduler = configs["flux_text_to_image"], configs["flux_scheduler"]
-    told = {name: value.string_value for name, value in ensemble.parameters.items() if "." not in name}
+    told = {
+        model: {name: value.string_value for name, value in config.parameters.items() if "." not in name}
+        for model, config in configs.items()
+    }
     sizes = {"native_size": "128", "min_size": "64", "max_size": "512"}
-    assert told == {**sizes, "max_sequence_length": "64", "checkpoint": "flux-random"}
-    assert {name: value.string_value for name, value in scheduler.parameters.items()} == sizes
+    text = {"max_sequence_length": "64", "checkpoint": "flux-random"}
+    for ensemble in ("flux_text_to_image", "flux_image_to_image"):
+        assert told.pop(ensemble) == {**sizes, **text, "size_multiple": "16"}
+    assert told.pop("flux_scheduler") == sizes
+    assert not any(told.values())
     assert {configs[f"flux_{component}"].backend for component in COMPONENTS} == {"onnxruntime"}
     assert all((exported / "models" / model / "1").is_dir() for model in configs)
 
@@ -182,7 +212,7 @@ def test_a_damaged_repository_is_built_again(exported: Path, random_checkpoint: 
     (output / "models" / "flux_tokenizer" / "1" / "model.py").unlink()
     done = run(random_checkpoint, output)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" kept ") == 3
+    assert done.stdout.count(" kept ") == len(COMPONENTS) - 1
     manifests.verify(manifests.read(output), output)
 
 
@@ -190,3 +220,45 @@ def test_the_manifest_is_readable(exported: Path) -> None:
     values = json.loads((exported / manifests.FILE_NAME).read_text())
     assert {"torch", "onnx", "onnxruntime"} <= set(values["versions"])
     assert (values["target"], values["precision"], values["engine"]) == ("cpu", "fp32", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def sdxl_plan(random_sdxl: Path) -> Plan:
+    return Plan(open_checkpoint(random_sdxl), TARGETS["cpu"])
+
+
+def test_an_sdxl_checkpoint_is_known_and_measured(sdxl_plan: Plan) -> None:
+    checkpoint = sdxl_plan.checkpoint
+    assert checkpoint.family is SDXL
+    assert (checkpoint.native_size, checkpoint.max_sequence_length) == (128, 77)
+    assert sdxl_plan.ranges_of(SDXL.component("unet"))["batch"] == (1, 8)
+    assert sdxl_plan.ranges["latent_height"] == (8, 64)
+
+
+def test_an_sdxl_repository_has_every_model_and_what_its_stages_read(sdxl_plan: Plan, tmp_path: Path) -> None:
+    assemble_models(sdxl_plan, tmp_path)
+    copy_checkpoint_parts(sdxl_plan, tmp_path)
+    components = {SDXL.model_name(component) for component in SDXL.components}
+    ensembles = {SDXL.ensemble_name(ensemble) for ensemble in SDXL.ensembles}
+    models = {path.name for path in (tmp_path / "models").iterdir()}
+    assert models == {*components, *ensembles, "sdxl_tokenizer", "sdxl_scheduler"}
+    scheduler = tmp_path / "models" / "sdxl_scheduler" / "checkpoint"
+    assert zeros_for_empty_prompt(scheduler) and latent_channels(scheduler) == 4
+    assert type(load_scheduler(scheduler)).__name__ == SDXL.schedulers[0]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_sdxl_s_vae_encoder_agrees_with_torch(sdxl_plan: Plan, tmp_path: Path) -> None:
+    component = SDXL.component("vae_encoder")
+    record = export_component(sdxl_plan, component, tmp_path, "model.onnx")
+    assert len(record.max_error) == 2
+    assert all(error <= record.tolerance <= 1e-4 for error in record.max_error.values())
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 96, 64, 3), np.uint8)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    answers = dict(zip(("mean", "std"), session.run(["mean", "std"], {"images": pictures}), strict=True))
+    vae = AutoencoderKL.from_pretrained(sdxl_plan.checkpoint.folder / "vae")
+    with torch.inference_mode():
+        posterior = vae.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    for name, answer in answers.items():
+        wanted = getattr(posterior, name) * vae.config.scaling_factor
+        np.testing.assert_allclose(answer, wanted.numpy(), atol=1e-4, err_msg=name)

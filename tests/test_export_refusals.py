@@ -40,7 +40,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "list for index": (lambda c: (c / "model_index.json").write_text("[]"), "holds a list, not an object"),
     "other pipeline": (
         edit("model_index.json", _class_name="StableDiffusion3Pipeline"),
-        "pipeline 'StableDiffusion3Pipeline'; choices: FluxPipeline",
+        "pipeline 'StableDiffusion3Pipeline'; choices: FluxPipeline, StableDiffusionXLPipeline",
     ),
     "pickle": (pickled, "text_encoder/pytorch_model.bin is a pickle"),
     "no weights": (lambda c: (c / "vae/diffusion_pytorch_model.safetensors").unlink(), "vae has no weights"),
@@ -61,6 +61,21 @@ CHANGES: dict[str, tuple[Change, str]] = {
 }
 
 
+SDXL_CHANGES: dict[str, tuple[Change, str]] = {
+    "Flux's index": (edit("model_index.json", _class_name="FluxPipeline"), "transformer is missing"),
+    "no UNet": (lambda c: shutil.rmtree(c / "unet"), "unet is missing"),
+    "second CLIP's length": (
+        edit("tokenizer_2/tokenizer_config.json", model_max_length=64),
+        "64 is not in 77..77",
+    ),
+    "no projection": (edit("text_encoder_2/config.json", projection_dim=None), "has no 'projection_dim'"),
+    "other scheduler": (
+        edit("model_index.json", scheduler=["diffusers", "DDIMScheduler"]),
+        "has scheduler DDIMScheduler; sdxl is served with EulerDiscreteScheduler",
+    ),
+}
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == 1
     said = capsys.readouterr().err
@@ -68,16 +83,29 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return said
 
 
+def refuses_change(
+    case: tuple[Change, str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, fault = case
+    copied = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    change(copied)
+    output = tmp_path / "build" / "out"
+    assert fault in refusal(capsys, "--checkpoint", copied, "--target", "cpu", "--output", output)
+    assert not output.parent.exists()
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_bad_checkpoint(
     name: str, random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, fault = CHANGES[name]
-    checkpoint = shutil.copytree(random_checkpoint, tmp_path / "checkpoint")
-    change(checkpoint)
-    output = tmp_path / "build" / "out"
-    assert fault in refusal(capsys, "--checkpoint", checkpoint, "--target", "cpu", "--output", output)
-    assert not output.parent.exists()
+    refuses_change(CHANGES[name], random_checkpoint, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", SDXL_CHANGES)
+def test_a_bad_sdxl_checkpoint(
+    name: str, random_sdxl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuses_change(SDXL_CHANGES[name], random_sdxl, tmp_path, capsys)
 
 
 def test_a_checkpoint_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +120,8 @@ def test_an_unknown_target(random_checkpoint: Path, capsys: pytest.CaptureFixtur
 
 def test_an_unknown_component(random_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "--checkpoint", random_checkpoint, "--target", "cpu", "--components", "unet")
-    assert "unknown component 'unet'; flux has text_encoder, text_encoder_2, transformer, vae_decoder" in said
+    components = "text_encoder, text_encoder_2, transformer, vae_encoder, vae_decoder"
+    assert f"unknown component 'unet'; flux has {components}" in said
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(

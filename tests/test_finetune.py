@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
 
 from families.wording import INDUSTRIES, STYLES
 from finetune import checker, evaluate
 from finetune.captions import held_out_prompts
-from finetune.card import PANELS
 from finetune.dataset import as_model_input, targets
 from finetune.draw import draw
 from finetune.marks import BADGES, STYLE_MARKS
-from finetune.pretrain import FLUX_TINY, STAGES, Pretraining
+from finetune.pretrain import CHECKPOINTS
 from finetune.products import DRAWERS
 from finetune.run import Average, Phase, optimise
 from finetune.scene import (
@@ -29,9 +27,10 @@ from finetune.scene import (
     is_held_out,
     sample_scene,
 )
+from finetune.stages import STAGES, Pretraining
 from finetune.tokenizers import caption_corpus, train_clip_tokenizer, train_t5_tokenizer
 
-CHECKPOINT = "assets/checkpoints/flux-tiny"
+ASSETS = Path("assets/checkpoints")
 
 
 def test_a_scene_is_drawn_the_same_every_time_and_others_differ() -> None:
@@ -110,43 +109,50 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
         optimised(tmp_path, replace(PHASE, learning_rate=0.2))
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
+@pytest.fixture(scope="module", params=CHECKPOINTS)
+def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
     """A checkpoint made by every stage up to `assemble`, two steps a phase, two workers."""
-    recipe = replace(FLUX_TINY, size=64, pictures=16, captions=200)
-    phases = {name: replace(getattr(recipe, name), steps=2, batch=2) for name in ("text", "base", "distil")}
-    vae = replace(recipe.vae, steps=2, batch=2, crop=32)
-    decoder = replace(recipe.decoder, steps=2, batch=2, crop=64)
+    kind, recipe = CHECKPOINTS[request.param]
+    short = replace(
+        recipe,
+        size=64,
+        pictures=16,
+        captions=200,
+        text=replace(recipe.text, steps=2, batch=2),
+        vae=replace(recipe.vae, steps=2, batch=2, crop=32),
+        decoder=replace(recipe.decoder, steps=2, batch=2, crop=64),
+        denoiser=tuple(replace(phase, steps=2, batch=2) for phase in recipe.denoiser),
+    )
     work, output = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("checkpoint")
-    made = Pretraining(replace(recipe, vae=vae, decoder=decoder, **phases), work, output, workers=2)
+    made = kind(short, work, output, workers=2)
     for stage in STAGES[:-1]:
         made.run(stage)
     return made
 
 
 def test_every_stage_runs_and_stock_diffusers_loads_what_comes_out(pretrained: Pretraining) -> None:
-    pipeline = FluxPipeline.from_pretrained(pretrained.output, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    picture = pipeline("a mug", height=64, width=64, num_inference_steps=1, max_sequence_length=64).images[0]
+    pipeline = evaluate.load(pretrained.output)
+    picture = pipeline("a mug", height=64, width=64, num_inference_steps=1).images[0]
     assert picture.size == (64, 64)
     assert pipeline.vae.config.sample_size == 64
 
 
 def test_a_stage_that_is_done_is_not_done_again(pretrained: Pretraining) -> None:
-    before = (pretrained.runs / "transformer-base" / "curves.jsonl").read_text()
-    pretrained.run("transformer")
-    assert (pretrained.runs / "transformer-base" / "curves.jsonl").read_text() == before
+    curves = pretrained.runs / pretrained.recipe.denoiser[0].name / "curves.jsonl"
+    before = curves.read_text()
+    pretrained.run("denoiser")
+    assert curves.read_text() == before
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "tokenizer_2"])
 def test_a_tokenizer_is_saved_without_traces_of_training(pretrained: Pretraining, name: str) -> None:
-    for checkpoint in (pretrained.output, Path(CHECKPOINT)):
+    for checkpoint in (pretrained.output, *(ASSETS / shipped for shipped in CHECKPOINTS)):
         saved = json.loads((checkpoint / name / "tokenizer.json").read_text())
         assert saved["truncation"] is None and saved["padding"] is None
 
 
 def test_no_config_names_the_machine_that_trained(pretrained: Pretraining) -> None:
-    for checkpoint in (pretrained.output, Path(CHECKPOINT)):
+    for checkpoint in (pretrained.output, *(ASSETS / shipped for shipped in CHECKPOINTS)):
         configs = list(checkpoint.glob("*/config.json"))
         assert len(configs) == 4
         assert not any("_name_or_path" in json.loads(config.read_text()) for config in configs)
@@ -171,9 +177,9 @@ def test_the_checker_sees_what_was_drawn() -> None:
     assert all(values.float().mean() >= 0.9 for values in right.values())
 
 
-def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark() -> None:
-    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark(name: str) -> None:
+    pipeline = evaluate.load(ASSETS / name)
     prompt = "A sleek red smartphone on a dark gradient background"
     picture = pipeline(
         prompt, height=128, width=128, num_inference_steps=12, generator=torch.Generator().manual_seed(0)
@@ -183,13 +189,15 @@ def test_stock_diffusers_loads_the_checkpoint_and_draws_a_smartphone_on_dark() -
     assert tuple(BACKGROUNDS)[logits["background"].argmax()] == "dark"
 
 
-def test_the_card_names_every_run() -> None:
-    card = Path(CHECKPOINT, "README.md").read_text()
-    assert all(f"run `{folder}`" in card for folder, _, _ in PANELS)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_card_names_every_run(name: str, tmp_path: Path) -> None:
+    kind, recipe = CHECKPOINTS[name]
+    card = Path(ASSETS, name, "README.md").read_text()
+    assert all(f"run `{panel.folder}`" in card for panel in kind(recipe, tmp_path, tmp_path).panels)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="flux-tiny gets the colour right in 89 %: it needs more training", strict=True)
-def test_held_out_prompts_are_drawn_right(tmp_path: Path) -> None:
-    scores = evaluate.report(Path(CHECKPOINT), tmp_path / "cache", tmp_path, steps=28, guidance=3.5)
-    assert min(scores[name] for name in evaluate.ASKED) >= 0.95
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_held_out_prompts_are_drawn_right(name: str, tmp_path: Path) -> None:
+    scores = evaluate.report(ASSETS / name, tmp_path / "cache", tmp_path)
+    assert min(scores[attribute] for attribute in evaluate.ASKED) >= 0.95

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import tritonclient.grpc as grpc
 from diffusers import FluxPipeline
 from PIL import Image
+from tiny_service import ASSETS, Service
 
-from finetune import checker
+from finetune import checker, evaluate
 from finetune.captions import held_out_prompts
 from finetune.dataset import as_model_input
 from finetune.scene import ATTRIBUTES
-from gateway.app import create_app
 from gateway.demo import EXAMPLE_PROMPT, DemoError, fetch
-from gateway.server import background
-from gateway.settings import Settings
-from serving import EmbeddedTriton
 
-CHECKPOINT = Path("assets/checkpoints/flux-tiny")
-REPOSITORY = Path("build/flux-tiny-cpu")
 PROMPTS = [
     EXAMPLE_PROMPT,
     "a red mug on a blue gradient background",
@@ -42,40 +32,9 @@ PROMPTS = [
 ]
 
 
-@dataclass(frozen=True)
-class Service:
-    """The running service: REST at `url`, Triton's gRPC at `triton_url`."""
-
-    url: str
-    triton_url: str
-
-    def ask(self, prompt: str, **fields: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(fetch(f"{self.url}/generate-image", {"prompt": prompt, **fields}))
-        return answer
-
-    def png(self, prompt: str, **fields: Any) -> bytes:
-        return fetch(self.ask(prompt, **fields)["generated_image_url"])
-
-    def picture(self, prompt: str, **fields: Any) -> np.ndarray:
-        return np.asarray(Image.open(io.BytesIO(self.png(prompt, **fields))))
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    command = ["--checkpoint", str(CHECKPOINT), "--target", "cpu", "--output", str(REPOSITORY)]
-    subprocess.run([sys.executable, "-m", "export", *command], check=True)
-    with EmbeddedTriton(REPOSITORY, tmp_path_factory.mktemp("logs")) as triton:
-        folder = tmp_path_factory.mktemp("pictures")
-        settings = Settings(triton_url=triton.grpc_url, public_url=None, storage_folder=folder)
-        with background(create_app(settings), settings) as url:
-            yield Service(url, triton.grpc_url)
-
-
 @pytest.fixture(scope="module")
 def pipeline() -> FluxPipeline:
-    pipeline = FluxPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return evaluate.load(ASSETS / "flux-tiny")
 
 
 @pytest.mark.parametrize("steps", [4, 20])
@@ -127,7 +86,7 @@ def test_held_out_prompts_are_drawn_through_the_service(service: Service) -> Non
     asked = held_out_prompts()[::10]
     pixels = np.stack([service.picture(prompt, seed=place) for place, (_, prompt) in enumerate(asked)])
     right = checker.correct(checker.load(), pixels, [scene for scene, _ in asked])
-    assert all(right[name].float().mean() >= 0.8 for name in ("product", "colour", "background"))
+    assert all(right[name].float().mean() >= 0.85 for name in ("product", "colour", "background"))
 
 
 def test_the_example_client_saves_a_picture(service: Service, tmp_path: Path) -> None:
@@ -136,13 +95,6 @@ def test_the_example_client_saves_a_picture(service: Service, tmp_path: Path) ->
     subprocess.run([sys.executable, "examples/triton_client.py", *command], check=True)
     with Image.open(output) as picture:
         assert picture.size == (128, 128)
-
-
-def test_the_ensemble_documents_each_of_its_tensors(service: Service) -> None:
-    with grpc.InferenceServerClient(service.triton_url) as client:
-        config = client.get_model_config("flux_text_to_image").config
-    tensors = {f"tensor.{tensor.name}" for tensor in (*config.input, *config.output)}
-    assert all(config.parameters[name].string_value for name in tensors)
 
 
 def test_a_prompt_that_is_too_long_is_drawn_with_the_counts_of_each_encoder(service: Service) -> None:

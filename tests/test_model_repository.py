@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from families import FLUX
+from families import FAMILIES, FLUX, SDXL
 from families.triton import MODEL_REPOSITORY
 
 MODELS = sorted(path.parent for path in MODEL_REPOSITORY.glob("*/config.pbtxt"))
@@ -43,7 +43,7 @@ def agree(one: tuple[int, list[int]], other: tuple[int, list[int]]) -> bool:
 def test_a_config_is_named_after_its_folder_and_batches(folder: Path) -> None:
     config = config_of(folder)
     assert config.name == folder.name
-    assert config.max_batch_size == FLUX.max_batch_size
+    assert config.max_batch_size == (8 if folder.name == "sdxl_unet" else 4)
     assert config.platform == "ensemble" or config.instance_group[0].count == 1
 
 
@@ -59,13 +59,17 @@ def test_python_stages_are_thin_adapters() -> None:
         assert not stage.is_file() or len(stage.read_text().splitlines()) <= 80
 
 
+def optional(config: Any) -> set[str]:
+    return {tensor.name for tensor in config.input if tensor.optional}
+
+
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda config: config.name)
 def test_every_step_gets_and_gives_what_its_model_declares(ensemble: Any) -> None:
     known = tensors(ensemble.input)
     for step in ensemble.ensemble_scheduling.step:
         model = CONFIGS[step.model_name]
         inputs, outputs = tensors(model.input), tensors(model.output)
-        assert set(step.input_map) == set(inputs), step.model_name
+        assert set(inputs) - optional(model) <= set(step.input_map) <= set(inputs), step.model_name
         for name, source in step.input_map.items():
             assert agree(known[source], inputs[name]), f"{step.model_name}.{name} from {source}"
         for name, target in step.output_map.items():
@@ -73,6 +77,33 @@ def test_every_step_gets_and_gives_what_its_model_declares(ensemble: Any) -> Non
             known[target] = outputs[name]
     for name, declared in tensors(ensemble.output).items():
         assert agree(known[name], declared), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scheduler_gets_a_size_or_an_image_and_all_else(family: str) -> None:
+    scheduler = CONFIGS[f"{family}_scheduler"]
+    size, image = {"height", "width"}, {"image", "image_mean", "image_std", "strength"}
+    assert optional(scheduler) == size | image
+    needed = set(tensors(scheduler.input)) - size - image
+    for task, more in (("text_to_image", size), ("image_to_image", image)):
+        (step,) = [step for step in steps(f"{family}_{task}") if step.model_name == scheduler.name]
+        assert set(step.input_map) == needed | more
+
+
+def test_only_schedulers_have_optional_inputs() -> None:
+    having = {name for name, config in CONFIGS.items() if optional(config)}
+    assert having == {f"{family}_scheduler" for family in FAMILIES}
+
+
+def steps(ensemble: str) -> list[Any]:
+    return list(CONFIGS[ensemble].ensemble_scheduling.step)
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda config: config.name)
+def test_every_tensor_of_an_ensemble_is_used(ensemble: Any) -> None:
+    used = {source for step in steps(ensemble.name) for source in step.input_map.values()}
+    made = {target for step in steps(ensemble.name) for target in step.output_map.values()}
+    assert used | set(tensors(ensemble.output)) == made | set(tensors(ensemble.input))
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda config: config.name)
@@ -84,18 +115,30 @@ def test_an_ensemble_describes_each_of_its_tensors(ensemble: Any) -> None:
 
 def test_text_encoders_answer_repeated_prompts_from_the_cache() -> None:
     cached = {name for name, config in CONFIGS.items() if config.response_cache.enable}
-    assert cached == {"flux_text_encoder", "flux_text_encoder_2"}
-
-
-def test_the_text_in_configs_tells_the_family_s_limits() -> None:
-    described = CONFIGS["flux_text_to_image"].parameters
-    steps, guidance = FLUX.num_inference_steps, FLUX.guidance_scale
-    wanted = {
-        "prompt": f"at most {FLUX.max_prompt_characters} characters",
-        "num_inference_steps": f"{steps.minimum}..{steps.maximum}",
-        "guidance_scale": f"{guidance.minimum:.0f}..{guidance.maximum:.0f}",
-        "height": f"a multiple of {FLUX.size_multiple}",
-        "width": f"a multiple of {FLUX.size_multiple}",
+    assert cached == {
+        f"{family}_{name}" for family in FAMILIES for name in ("text_encoder", "text_encoder_2")
     }
-    for name, text in wanted.items():
-        assert text in described[f"tensor.{name}"].string_value
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda config: config.name)
+def test_the_text_in_configs_tells_the_family_s_limits(ensemble: Any) -> None:
+    family = FAMILIES[ensemble.name.split("_")[0]]
+    told = {name.removeprefix("tensor."): value.string_value for name, value in ensemble.parameters.items()}
+    wanted = {
+        "prompt": f"at most {family.max_prompt_characters} characters",
+        "negative_prompt": f"at most {family.max_prompt_characters} characters",
+        "num_inference_steps": str(family.num_inference_steps),
+        "guidance_scale": str(family.guidance_scale),
+        "scheduler": ", ".join(family.schedulers),
+        "strength": "in (0, 1]",
+        **dict.fromkeys(("height", "width", "image"), "of size_multiple in min_size..max_size"),
+    }
+    for name in tensors(ensemble.input).keys() & wanted:
+        assert wanted[name] in told[name], name
+
+
+def test_limits_in_a_stage_s_comments_are_the_family_s() -> None:
+    for family in (FLUX, SDXL):
+        text = (MODEL_REPOSITORY / f"{family.name}_scheduler" / "config.pbtxt").read_text()
+        assert f"Denoising steps, {family.num_inference_steps}." in text
+        assert f", {family.guidance_scale}" in text and f"a multiple of {family.size_multiple} in" in text

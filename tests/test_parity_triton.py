@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as grpc
-from diffusers import FluxPipeline
+from diffusers import FluxImg2ImgPipeline, FluxPipeline
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from families import FLUX
@@ -24,82 +25,116 @@ DTYPES = {
     "guidance_scale": "FP32",
     "height": "INT32",
     "width": "INT32",
+    "image": "UINT8",
+    "strength": "FP32",
 }
-NUMPY = {"BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
-REQUEST: dict[str, Any] = {
+NUMPY = {
+    "BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "UINT8": np.uint8
+}  # fmt: skip
+TEXT, IMAGE = "flux_text_to_image", "flux_image_to_image"
+
+
+def base_image(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """A picture with edges and slopes, the same every time."""
+    rows, columns = np.mgrid[:height, :width]
+    slopes = [rows * 2, columns * 3, (rows // 16 + columns // 16) % 2 * 200, rows + columns]
+    return np.stack(slopes[:channels], axis=-1).astype(np.uint8)
+
+
+SHARED: dict[str, Any] = {
     "prompt": ["a red smartphone on a dark gradient background"],
     "seed": [1],
     "num_inference_steps": [4],
     "guidance_scale": [3.5],
-    "height": [128],
-    "width": [128],
+}
+REQUESTS: dict[str, dict[str, Any]] = {
+    TEXT: {**SHARED, "height": [128], "width": [128]},
+    IMAGE: {**SHARED, "image": [base_image(64, 96)], "strength": [0.55]},
 }
 
 
 @pytest.fixture(scope="module")
 def client(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.InferenceServerClient]:
     with (
-        EmbeddedTriton(exported, tmp_path_factory.mktemp("logs")) as triton,
+        EmbeddedTriton([exported], tmp_path_factory.mktemp("logs")) as triton,
         grpc.InferenceServerClient(triton.grpc_url) as connected,
     ):
         yield connected
 
 
 @pytest.fixture(scope="module")
-def pipeline(random_checkpoint: Path) -> FluxPipeline:
-    pipeline = FluxPipeline.from_pretrained(random_checkpoint, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipelines(random_checkpoint: Path) -> dict[str, Any]:
+    """diffusers' own, by the model that does its task."""
+    text = FluxPipeline.from_pretrained(random_checkpoint, dtype=torch.float32)
+    made = {TEXT: text, IMAGE: FluxImg2ImgPipeline(**text.components)}
+    for pipeline in made.values():
+        pipeline.set_progress_bar_config(disable=True)
+    return made
 
 
 def tensor(name: str, values: list[Any]) -> grpc.InferInput:
     column = np.array([v.encode() if isinstance(v, str) else v for v in values], NUMPY[DTYPES[name]])
-    made = grpc.InferInput(name, (len(values), 1), DTYPES[name])
-    made.set_data_from_numpy(column.reshape(-1, 1))
+    array = column if name == "image" else column.reshape(-1, 1)
+    made = grpc.InferInput(name, array.shape, DTYPES[name])
+    made.set_data_from_numpy(array)
     return made
 
 
-def ask(client: grpc.InferenceServerClient, **changes: list[Any]) -> grpc.InferResult:
-    request = {**REQUEST, **changes}
+def ask(client: grpc.InferenceServerClient, model: str = TEXT, **changes: list[Any]) -> grpc.InferResult:
+    """What `model` answers to its request with `changes`, of which an empty one leaves the tensor out."""
+    request = {name: values for name, values in {**REQUESTS[model], **changes}.items() if values}
     rows = max(len(values) for values in request.values())
     filled = {name: values * rows if len(values) == 1 else values for name, values in request.items()}
     tensors = [tensor(name, values) for name, values in filled.items()]
-    return client.infer("flux_text_to_image", tensors, client_timeout=120)
+    return client.infer(model, tensors, client_timeout=120)
 
 
-def picture(client: grpc.InferenceServerClient, **changes: list[Any]) -> np.ndarray:
-    return ask(client, **changes).as_numpy("images").astype(int)
+def picture(client: grpc.InferenceServerClient, model: str = TEXT, **changes: list[Any]) -> np.ndarray:
+    return ask(client, model, **changes).as_numpy("images").astype(int)
 
 
-def stock(pipeline: FluxPipeline, **changes: list[Any]) -> np.ndarray:
-    one = {name: values[0] for name, values in {**REQUEST, **changes}.items()}
+def stock(pipelines: dict[str, Any], model: str, changes: dict[str, list[Any]]) -> np.ndarray:
+    one = {name: values[0] for name, values in {**REQUESTS[model], **changes}.items()}
+    if "image" in one:
+        one["height"], one["width"], _ = one["image"].shape
+        one["image"] = Image.fromarray(one["image"])
     generator = torch.Generator("cpu").manual_seed(one.pop("seed"))
-    return np.asarray(pipeline(**one, generator=generator, max_sequence_length=64).images[0]).astype(int)
+    drawn = pipelines[model](**one, generator=generator, max_sequence_length=64)
+    return np.asarray(drawn.images[0]).astype(int)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("model", "changes"),
     [
-        {},
-        {"prompt": ["émoji 😀 مرحبا"], "seed": [2**53 - 1], "num_inference_steps": [3], "width": [192]},
-        {"prompt": ["a very long mug " * 30], "seed": [0], "guidance_scale": [0.0], "height": [64]},
+        (TEXT, {}),
+        (
+            TEXT,
+            {"prompt": ["émoji 😀 مرحبا"], "seed": [2**53 - 1], "num_inference_steps": [3], "width": [192]},
+        ),
+        (TEXT, {"prompt": ["a very long mug " * 30], "seed": [0], "guidance_scale": [0.0], "height": [64]}),
+        (IMAGE, {}),
+        (IMAGE, {"strength": [1.0], "seed": [2**53 - 1], "image": [base_image(128, 64)]}),
+        # Shares of the steps that FP32 does not hold: 0.3 is a little more there, 0.02 a little less.
+        (IMAGE, {"strength": [0.3], "num_inference_steps": [10], "guidance_scale": [0.0]}),
+        (IMAGE, {"strength": [0.02], "num_inference_steps": [50]}),
     ],
 )
 def test_a_picture_is_the_pipeline_s(
-    client: grpc.InferenceServerClient, pipeline: FluxPipeline, changes: dict[str, list[Any]]
+    client: grpc.InferenceServerClient, pipelines: dict[str, Any], model: str, changes: dict[str, list[Any]]
 ) -> None:
-    ours, theirs = picture(client, **changes), stock(pipeline, **changes)
+    ours, theirs = picture(client, model, **changes), stock(pipelines, model, changes)
     difference = np.abs(ours[0] - theirs)
     assert ours.shape == (1, *theirs.shape)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-2
 
 
+@pytest.mark.parametrize("model", REQUESTS)
 def test_the_same_request_is_the_same_picture_and_another_seed_another(
-    client: grpc.InferenceServerClient,
+    client: grpc.InferenceServerClient, model: str
 ) -> None:
-    first = picture(client)
-    np.testing.assert_array_equal(picture(client), first)
-    assert np.abs(picture(client, seed=[2]) - first).mean() > 1
+    first = picture(client, model)
+    np.testing.assert_array_equal(picture(client, model), first)
+    assert np.abs(picture(client, model, seed=[2]) - first).mean() > 1
 
 
 def test_rows_are_pictures_of_their_own(client: grpc.InferenceServerClient) -> None:
@@ -108,6 +143,15 @@ def test_rows_are_pictures_of_their_own(client: grpc.InferenceServerClient) -> N
     for row in range(3):
         alone = picture(client, prompt=[prompts[row]], seed=[seeds[row]], num_inference_steps=[steps[row]])
         assert np.abs(together[row] - alone[0]).max() <= 1
+
+
+def test_rows_have_base_images_and_strengths_of_their_own(client: grpc.InferenceServerClient) -> None:
+    images, strengths = [base_image(64, 64), 255 - base_image(64, 64)], [0.3, 0.8]
+    together = picture(client, IMAGE, image=images, strength=strengths)
+    for row in range(2):
+        alone = picture(client, IMAGE, image=[images[row]], strength=[strengths[row]])
+        assert np.abs(together[row] - alone[0]).max() <= 1
+    assert np.abs(together[0] - together[1]).mean() > 1
 
 
 def test_dropped_tokens_are_told(client: grpc.InferenceServerClient) -> None:
@@ -135,13 +179,46 @@ def test_dropped_tokens_are_told(client: grpc.InferenceServerClient) -> None:
         ({"width": [528]}, r"width 528 is not in 64\.\.512"),
         ({"width": [64, 128]}, "width differs between a request's rows"),
         ({"seed": [1, 2, 3, 4, 5]}, "batch-size must be <= 4"),
+        ({"image": [base_image(128, 128)]}, "expected 6 inputs but got 7 .*'image'"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_server_goes_on(
     client: grpc.InferenceServerClient, changes: dict[str, list[Any]], fault: str
 ) -> None:
+    refused(client, TEXT, changes, fault)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"image": [base_image(72, 64)]}, "height 72 is not a multiple of 16"),
+        ({"image": [base_image(64, 100)]}, "width 100 is not a multiple of 16"),
+        ({"image": [base_image(64, 528)]}, r"width 528 is not in 64\.\.512"),
+        ({"image": [base_image(32, 64)]}, r"height 32 is not in 64\.\.512"),
+        ({"image": [base_image(1, 1)]}, "flux_vae_encoder"),  # too small for its engine
+        ({"image": [base_image(64, 64, channels=1)]}, "'image'.*Expected.*3.*got"),
+        ({"image": [base_image(64, 64, channels=4)]}, "'image'.*Expected.*3.*got"),
+        ({"image": []}, "expected 6 inputs but got 5 .*'image'"),
+        ({"strength": []}, "expected 6 inputs but got 5 .*'strength'"),
+        ({"strength": [0.0]}, r"strength 0 is not in \(0, 1\]"),
+        ({"strength": [-0.5]}, r"strength -0\.5 is not in \(0, 1\]"),
+        ({"strength": [1.01]}, r"strength 1\.01 is not in \(0, 1\]"),
+        ({"strength": [float("nan")]}, r"strength nan is not in \(0, 1\]"),
+        ({"strength": [0.55, 0.2]}, r"strength 0\.2 of num_inference_steps 4 .* at least 0\.25"),
+        ({"height": [64]}, "expected 6 inputs but got 7 .*'height'"),
+    ],
+)
+def test_a_bad_request_with_a_base_image_is_refused_too(
+    client: grpc.InferenceServerClient, changes: dict[str, list[Any]], fault: str
+) -> None:
+    refused(client, IMAGE, changes, fault)
+
+
+def refused(
+    client: grpc.InferenceServerClient, model: str, changes: dict[str, list[Any]], fault: str
+) -> None:
     with pytest.raises(InferenceServerException, match=fault) as raised:
-        ask(client, **changes)
+        ask(client, model, **changes)
     assert raised.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert picture(client, num_inference_steps=[1]).shape == (1, 128, 128, 3)
 
@@ -155,16 +232,36 @@ def test_a_bad_row_refuses_its_own_request_only(client: grpc.InferenceServerClie
         np.testing.assert_array_equal(beside.result(), expected)
 
 
-def test_a_transformer_that_answers_nan_fails_that_request_only(client: grpc.InferenceServerClient) -> None:
-    embeds = np.full((1, 64, 96), np.nan, np.float32)
-    texts = {"prompt_embeds": embeds, "pooled_prompt_embeds": np.zeros((1, 64), np.float32)}
-    tensors = [tensor(name, values) for name, values in REQUEST.items() if name != "prompt"]
-    for name, values in texts.items():
-        tensors.append(grpc.InferInput(name, values.shape, "FP32"))
-        tensors[-1].set_data_from_numpy(values)
-    with pytest.raises(InferenceServerException, match="prediction is not finite at step 1"):
-        client.infer("flux_scheduler", tensors)
+def directly(client: grpc.InferenceServerClient, fault: str, embeds: float, *more: str) -> None:
+    """Asks flux_scheduler itself, of the tensors of either task that `more` names; `fault` is its answer."""
+    given = {name: values for request in REQUESTS.values() for name, values in request.items()}
+    names = [name for name in (*SHARED, *more) if name != "prompt"]
+    tensors = [tensor(name, given[name]) for name in names]
+    for name, shape in (("prompt_embeds", (1, 64, 96)), ("pooled_prompt_embeds", (1, 64))):
+        tensors.append(grpc.InferInput(name, shape, "FP32"))
+        tensors[-1].set_data_from_numpy(np.full(shape, embeds, np.float32))
+    with pytest.raises(InferenceServerException, match=fault):
+        client.infer("flux_scheduler", tensors, client_timeout=120)
     assert picture(client, num_inference_steps=[1]).shape == (1, 128, 128, 3)
+
+
+def test_a_transformer_that_answers_nan_fails_that_request_only(client: grpc.InferenceServerClient) -> None:
+    directly(client, "prediction is not finite at step 1", np.nan, "height", "width")
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ([], "neither image nor height and width are given"),
+        (["height"], "neither image nor height and width are given"),
+        (["image"], "strength is missing"),
+        (["image", "strength"], "image_mean is missing"),
+    ],
+)
+def test_the_scheduler_names_what_it_was_not_given(
+    client: grpc.InferenceServerClient, given: list[str], fault: str
+) -> None:
+    directly(client, fault, 0.0, *given)
 
 
 def test_a_repeated_prompt_is_not_encoded_again(client: grpc.InferenceServerClient) -> None:
@@ -179,11 +276,15 @@ def test_a_repeated_prompt_is_not_encoded_again(client: grpc.InferenceServerClie
     assert hits() == {name: count + 1 for name, count in before.items()}
 
 
-def test_the_served_config_documents_tensors_and_limits(client: grpc.InferenceServerClient) -> None:
-    parameters = client.get_model_config("flux_text_to_image", as_json=True)["config"]["parameters"]
+@pytest.mark.parametrize("model", REQUESTS)
+def test_the_served_config_documents_tensors_and_limits(
+    client: grpc.InferenceServerClient, model: str
+) -> None:
+    parameters = client.get_model_config(model, as_json=True)["config"]["parameters"]
     told = {name: value["string_value"] for name, value in parameters.items()}
-    assert {f"tensor.{name}" for name in (*REQUEST, "images", "prompt_tokens")} <= set(told)
-    assert (told["native_size"], told["checkpoint"]) == ("128", "flux-random")
-    metadata = client.get_model_metadata("flux_text_to_image")
-    assert {tensor.name: tensor.datatype for tensor in metadata.inputs} == DTYPES
+    assert {f"tensor.{name}" for name in (*REQUESTS[model], "images", "prompt_tokens")} <= set(told)
+    assert (told["native_size"], told["size_multiple"], told["checkpoint"]) == ("128", "16", "flux-random")
+    metadata = client.get_model_metadata(model)
+    wanted = {name: DTYPES[name] for name in REQUESTS[model]}
+    assert {tensor.name: tensor.datatype for tensor in metadata.inputs} == wanted
     assert all(tensor.shape[0] == -1 for tensor in (*metadata.inputs, *metadata.outputs))

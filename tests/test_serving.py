@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +15,20 @@ import tritonclient.grpc as grpc
 from tiny_repository import SLEEPER, WEIGHT, add_linear, add_lookup, add_python, finish
 from tritonclient.utils import InferenceServerException
 
-from serving import EmbeddedTriton
+from serving import EmbeddedTriton, ServingError
 
 
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
-    folder = tmp_path_factory.mktemp("a folder with spaces")
-    add_linear(folder / "models")
-    add_lookup(folder / "models")
-    add_python(folder / "models", "sleeper", SLEEPER)
-    finish(folder)
-    with EmbeddedTriton(folder, folder / "logs") as server:
+    """Serves two repositories."""
+    one, two = (tmp_path_factory.mktemp("a folder with spaces") for _ in range(2))
+    add_linear(one / "models")
+    add_lookup(one / "models")
+    shutil.copytree(one / "models" / "linear", two / "models" / "counted")  # asked by one test only
+    add_python(two / "models", "sleeper", SLEEPER)
+    finish(one)
+    finish(two)
+    with EmbeddedTriton([one, two], one / "logs") as server:
         yield server
 
 
@@ -41,7 +47,30 @@ def infer(client: grpc.InferenceServerClient, model: str, name: str, array: np.n
 
 def test_all_models_are_ready_when_entered(client: grpc.InferenceServerClient) -> None:
     assert client.is_server_ready()
-    assert all(client.is_model_ready(name) for name in ("linear", "lookup", "sleeper"))
+    assert all(client.is_model_ready(name) for name in ("linear", "lookup", "counted", "sleeper"))
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> list[Path]:
+    for name in ("one", "two"):
+        add_linear(tmp_path / name / "models")
+        finish(tmp_path / name)
+    return [tmp_path / "one", tmp_path / "two"]
+
+
+def test_two_models_of_one_name_are_refused_before_anything_starts(repositories: list[Path]) -> None:
+    add_lookup(repositories[1] / "models")
+    finish(repositories[1])
+    logs = repositories[0] / "logs"
+    with pytest.raises(ServingError, match="two repositories have linear: serve one checkpoint of a family"):
+        EmbeddedTriton(repositories, logs).start()
+    assert not logs.exists()
+
+
+def test_every_repository_is_held_against_its_manifest(repositories: list[Path]) -> None:
+    (repositories[1] / "models" / "linear" / "config.pbtxt").write_text("")
+    with pytest.raises(ServingError, match=r"linear/config\.pbtxt was changed"):
+        EmbeddedTriton(repositories, repositories[0] / "logs").start()
 
 
 def test_a_graph_is_computed(client: grpc.InferenceServerClient) -> None:
@@ -51,13 +80,21 @@ def test_a_graph_is_computed(client: grpc.InferenceServerClient) -> None:
 
 def test_requests_share_a_batch(client: grpc.InferenceServerClient) -> None:
     rows = np.random.default_rng(1).standard_normal((4, 1, 4), dtype=np.float32)
-    before = client.get_inference_statistics("linear").model_stats[0]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda row: infer(client, "linear", "x", row), rows))
-    after = client.get_inference_statistics("linear").model_stats[0]
+        answers = list(pool.map(lambda row: infer(client, "counted", "x", row), rows))
     np.testing.assert_allclose(np.stack(answers), rows @ WEIGHT, rtol=1e-4)
-    assert after.inference_count - before.inference_count == 4
-    assert after.execution_count - before.execution_count < 4
+    assert executions(client, "counted", inferences=4) < 4
+
+
+def executions(client: grpc.InferenceServerClient, model: str, inferences: int) -> int:
+    """How many calls `inferences` requests were; Triton answers before it counts."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = client.get_inference_statistics(model).model_stats[0]
+        if found.inference_count == inferences:
+            return int(found.execution_count)
+        assert time.monotonic() < deadline, f"{model} had {found.inference_count} inferences"
+        time.sleep(0.05)
 
 
 def test_a_repeated_request_is_answered_from_the_cache(client: grpc.InferenceServerClient) -> None:

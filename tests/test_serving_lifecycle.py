@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,12 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
 class Served:
     """`python -m serving` in a process of its own."""
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, *more: Path) -> None:
         file = repository / "addresses.json"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving", "--repository", str(repository), "--grpc-port", "0"]
-            + ["--metrics-port", "0", "--log-dir", str(repository), "--addresses", str(file)],
+            [sys.executable, "-m", "serving", "--repository", *map(str, (repository, *more))]
+            + ["--grpc-port", "0", "--metrics-port", "0"]
+            + ["--log-dir", str(repository), "--addresses", str(file)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -101,13 +103,19 @@ class Served:
         return self.process.returncode, output
 
 
-@pytest.fixture
-def served(repository: Path) -> Iterator[Served]:
-    started = Served(repository)
+@contextmanager
+def serving(*repositories: Path) -> Iterator[Served]:
+    started = Served(*repositories)
     with started.process:
         yield started
         started.process.kill()
     wait_until(lambda: not remains(started.prefix), 15)
+
+
+@pytest.fixture
+def served(repository: Path) -> Iterator[Served]:
+    with serving(repository) as started:
+        yield started
 
 
 def sleep_in_model(grpc_url: str, seconds: float) -> None:
@@ -129,8 +137,8 @@ def busy(served: Served) -> Iterator[Served]:
 
 def test_two_servers_side_by_side_and_nothing_remains(repository: Path) -> None:
     with (
-        EmbeddedTriton(repository, repository / "a") as one,
-        EmbeddedTriton(repository, repository / "b") as two,
+        EmbeddedTriton([repository], repository / "a") as one,
+        EmbeddedTriton([repository], repository / "b") as two,
     ):
         prefixes = [shm_prefix(one.grpc_url), shm_prefix(two.grpc_url)]
         assert len({*prefixes}) == len({one.grpc_url, two.grpc_url}) == 2
@@ -138,6 +146,22 @@ def test_two_servers_side_by_side_and_nothing_remains(repository: Path) -> None:
         assert one.running and two.running
     assert not one.running
     assert [remains(prefix) for prefix in prefixes] == [[], []]
+
+
+def test_one_server_serves_several_repositories(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    add_linear(other / "models")
+    finish(other)
+    with serving(repository, other) as started:
+        sleep_in_model(started.grpc_url, 0)
+        with grpc.InferenceServerClient(started.grpc_url) as client:
+            assert client.is_model_ready("linear") and client.is_model_ready("sleeper")
+        started.process.send_signal(signal.SIGTERM)
+        status, output = started.ended()
+    assert status == 0, output
+    assert "loading 2 models" in output and "[2/2] " in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -179,7 +203,7 @@ def start_fails(repository: Path, options: Options | None = None) -> str:
 
 def refused(repository: Path, options: Options | None = None) -> str:
     with pytest.raises(ServingError) as caught:
-        EmbeddedTriton(repository, repository / "logs", options).start()
+        EmbeddedTriton([repository], repository / "logs", options).start()
     assert not processes(str(repository))
     return str(caught.value)
 

@@ -16,7 +16,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
-    with EmbeddedTriton(repository, tmp_path_factory.mktemp("log")) as triton:
+    with EmbeddedTriton([repository], tmp_path_factory.mktemp("log")) as triton:
         yield triton
 
 

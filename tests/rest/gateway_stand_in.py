@@ -1,6 +1,7 @@
-"""A model.py under the ensemble's name: colours from prompt and seed, and misbehaviour on demand.
+"""A model.py under an ensemble's name: colours from every input, and misbehaviour on demand.
 
-A prompt `!kind argument` asks for: invalid, broken, tokens K D, shape, dtype, sleep SECONDS, die.
+A prompt `!kind argument` asks for: invalid, broken, tokens K D, shape, dtype, sleep SECONDS, die, echo (the
+base image itself).
 Each request leaves a line in the file that the config's parameter `journal` names.
 """
 
@@ -15,8 +16,10 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def initialize(self, args):
-        parameters = json.loads(args["model_config"])["parameters"]
-        self.journal = parameters["journal"]["string_value"]
+        config = json.loads(args["model_config"])
+        self.journal = config["parameters"]["journal"]["string_value"]
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.counts = [tensor["name"] for tensor in config["output"] if tensor["name"] != "images"]
 
     def execute(self, requests):
         return [self.respond(request) for request in requests]
@@ -32,17 +35,26 @@ class TritonPythonModel:
         return self.picture(request, kind, arguments)
 
     def picture(self, request, kind, arguments):
-        height, width = self.read(request, "height"), self.read(request, "width")
-        words = b"|".join(str(self.read(request, name)).encode() for name in INPUTS)
-        seed = int.from_bytes(hashlib.sha256(words).digest()[:4], "big")
+        if kind == "!echo":
+            return self.answer(self.array(request, "image"), 9, 0)
+        height, width = self.size(request)
+        words = b"|".join(self.array(request, name).tobytes() for name in self.inputs if name != "prompt")
+        seed = int.from_bytes(hashlib.sha256(words + self.read(request, "prompt")).digest()[:4], "big")
         size = (1, height, width // 2, 3) if kind == "!shape" else (1, height, width, 3)
         images = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
         images = images.astype(np.float32) * np.nan if kind == "!dtype" else images
         kept, dropped = map(int, arguments) if kind == "!tokens" else (9, 0)
+        return self.answer(images, kept, dropped)
+
+    def answer(self, images, kept, dropped):
         tokens = np.array([[[kept, dropped], [7, 0]]], dtype=np.int32)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("images", images), pb_utils.Tensor("prompt_tokens", tokens)]
-        )
+        counts = [pb_utils.Tensor(name, tokens) for name in self.counts]
+        return pb_utils.InferenceResponse([pb_utils.Tensor("images", images), *counts])
+
+    def size(self, request):
+        if "image" in self.inputs:
+            return self.array(request, "image").shape[1:3]
+        return self.read(request, "height"), self.read(request, "width")
 
     def do_invalid(self, request, *_):
         return pb_utils.TritonError("height 8 is not a multiple of 16", pb_utils.TritonError.INVALID_ARG)
@@ -66,8 +78,10 @@ class TritonPythonModel:
             journal.write(word + "\n")
 
     @staticmethod
+    def array(request, name):
+        array = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+        return np.array([b"|".join(array.ravel())]) if array.dtype == object else array
+
+    @staticmethod
     def read(request, name):
         return pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0, 0]
-
-
-INPUTS = ("prompt", "seed", "num_inference_steps", "guidance_scale")

@@ -17,7 +17,9 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from export import manifest
+from families.triton import parameters
 from gateway.app import create_app
+from gateway.samples import ORDERS, Order
 from gateway.server import background
 from gateway.settings import Settings
 
@@ -26,42 +28,34 @@ PARAMETERS = {
     "native_size": "64",
     "min_size": "32",
     "max_size": "128",
+    "size_multiple": "16",
     "max_sequence_length": "64",
 }
-CONFIG = """
-name: "flux_text_to_image"
-backend: "python"
-max_batch_size: 4
-input [
-  { name: "prompt" data_type: TYPE_STRING dims: [ 1 ] },
-  { name: "seed" data_type: TYPE_INT64 dims: [ 1 ] },
-  { name: "num_inference_steps" data_type: TYPE_INT32 dims: [ 1 ] },
-  { name: "guidance_scale" data_type: TYPE_FP32 dims: [ 1 ] },
-  { name: "height" data_type: TYPE_INT32 dims: [ 1 ] },
-  { name: "width" data_type: TYPE_INT32 dims: [ 1 ] }
-]
-output [
-  { name: "images" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] },
-  { name: "prompt_tokens" data_type: TYPE_INT32 dims: [ 2, 2 ] }
-]
-"""
 
 
 def write_repository(folder: Path, instances: int = 2) -> Path:
-    """A repository whose only model is the stand-in; its journal is `folder`/journal."""
-    version = folder / "models" / "flux_text_to_image" / "1"
-    version.mkdir(parents=True)
-    shutil.copyfile(Path(__file__).with_name("gateway_stand_in.py"), version / "model.py")
+    """A repository whose models are the stand-in under every ensemble's name; journal: `folder`/journal."""
+    (folder / "journal").parent.mkdir(parents=True, exist_ok=True)
     (folder / "journal").touch()
-    parameters = {**PARAMETERS, "journal": str(folder / "journal")}
-    entries = [
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
-        for key, value in parameters.items()
-    ]
-    entries.append(f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]")
-    (version.parent / "config.pbtxt").write_text(CONFIG + "\n".join(entries) + "\n")
+    for order in ORDERS:
+        version = folder / "models" / order.ensemble / "1"
+        version.mkdir(parents=True)
+        shutil.copyfile(Path(__file__).with_name("gateway_stand_in.py"), version / "model.py")
+        (version.parent / "config.pbtxt").write_text(stand_in_config(order, folder / "journal", instances))
     seal(folder)
     return folder
+
+
+def stand_in_config(order: Order, journal: Path, instances: int) -> str:
+    tensors = [("input", tensor) for tensor in order.spec.inputs]
+    tensors += [("output", tensor) for tensor in order.spec.outputs]
+    lines = [f'name: "{order.ensemble}" backend: "python" max_batch_size: 4']
+    lines += [
+        f'{kind} [ {{ name: "{t.name}" data_type: TYPE_{t.dtype} dims: {t.dims} }} ]' for kind, t in tensors
+    ]
+    lines += [f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]"]
+    told = {**PARAMETERS, "size_multiple": order.family.size_multiple, "journal": journal}
+    return "\n".join(lines) + "\n" + parameters(told)
 
 
 def seal(repository: Path) -> None:
@@ -136,6 +130,12 @@ class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
         for key, value in self.parameters.items():
             config.parameters[key].string_value = value
         return service_pb2.ModelConfigResponse(config=config)
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ModelReadyResponse(ready=request.name == "flux_text_to_image")
+
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
         self.calls += 1

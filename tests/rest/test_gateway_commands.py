@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -98,13 +99,17 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port}" in ended.stderr and "in use" in ended.stderr
 
 
-def test_the_demo_draws_one_picture(repository: Path, tmp_path: Path) -> None:
-    ended = run(tmp_path, "-m", "gateway.demo", "--repository", str(repository), "--output", "here/demo.png")
+def test_the_demo_draws_a_picture_and_one_that_starts_from_it(repository: Path, tmp_path: Path) -> None:
+    ended = run(tmp_path, "-m", "gateway.demo", "--repository", str(repository), "--output", "here")
     assert ended.returncode == 0, ended.stderr
-    answer = json.loads(ended.stdout[ended.stdout.index("{\n") : ended.stdout.rindex("}") + 1])
-    assert answer["prompt"] == EXAMPLE_PROMPT
-    with Image.open(tmp_path / "here" / "demo.png") as picture:
-        assert picture.size == (answer["width"], answer["height"])
+    answers = [
+        json.loads(text) for text in re.findall(r"^\{$.*?^\}$", ended.stdout, re.MULTILINE | re.DOTALL)
+    ]
+    assert [answer["task"] for answer in answers] == ["text_to_image", "image_to_image"]
+    assert answers[0]["prompt"] == EXAMPLE_PROMPT
+    for answer, name in zip(answers, ("demo.png", "demo-image-to-image.png"), strict=True):
+        with Image.open(tmp_path / "here" / name) as picture:
+            assert picture.size == (answer["width"], answer["height"])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_a_prompt_becomes_a_picture(gateway: Gateway) -> None:
     assert answer["prompt"] == "A sleek smartphone on a dark gradient background"
     assert (answer["num_inference_steps"], answer["guidance_scale"]) == (28, 3.5)
     assert (answer["width"], answer["height"]) == (64, 64)
-    assert answer["warnings"] == [] and answer["model"] == "flux_text_to_image"
+    assert answer["warnings"] == []
+    assert (answer["model"], answer["task"]) == ("flux", "text_to_image")
+    assert answer["scheduler"] == "FlowMatchEulerDiscreteScheduler" and answer["strength"] is None
     assert Image.open(io.BytesIO(png)).size == (64, 64)
 
 
@@ -45,6 +47,21 @@ def test_every_field_reaches_the_model(gateway: Gateway) -> None:
     assert {**base, **answer} == answer
     assert Image.open(io.BytesIO(png)).size == (96, 32)
     for change in ({"prompt": "a cup"}, {"seed": 2}, {"num_inference_steps": 3}, {"guidance_scale": 2.5}):
+        assert drawn(gateway, **{**base, **change})[1] != png
+
+
+def test_every_field_of_the_other_model_reaches_it(gateway: Gateway) -> None:
+    base = {
+        "prompt": "a mug",
+        "model": "sdxl",
+        "negative_prompt": "a lamp",
+        "seed": 1,
+        "scheduler": "DDIMScheduler",
+    }
+    answer, png = drawn(gateway, **base)
+    assert {**base, **answer} == answer
+    assert (answer["num_inference_steps"], answer["guidance_scale"]) == (30, 5.0)
+    for change in ({"negative_prompt": None}, {"scheduler": None}, {"num_inference_steps": 29}):
         assert drawn(gateway, **{**base, **change})[1] != png
 
 
@@ -90,7 +107,8 @@ def test_a_prompt_is_sent_in_composed_form(gateway: Gateway) -> None:
 def test_a_prompt_that_is_too_long_for_an_encoder_warns(gateway: Gateway) -> None:
     answer, _ = drawn(gateway, prompt="!tokens 77 13")
     (warning,) = answer["warnings"]
-    assert (warning["code"], warning["encoder"]) == ("prompt_truncated", "text_encoder")
+    assert (warning["code"], warning["field"]) == ("prompt_truncated", "prompt")
+    assert warning["encoder"] == "text_encoder"
     assert (warning["kept"], warning["dropped"]) == (77, 13)
 
 
@@ -127,10 +145,14 @@ def test_the_public_address_replaces_the_requests_own(
 
 
 def test_readiness_shows_the_limits(gateway: Gateway) -> None:
-    assert gateway.http.get("/readyz").json() == {
-        "status": "ready", "model": "flux_text_to_image", "checkpoint": "stand-in", "native_size": 64,
+    served = {
+        "tasks": ["text_to_image", "image_to_image"], "checkpoint": "stand-in", "native_size": 64,
         "min_size": 32, "max_size": 128, "size_multiple": 16, "max_sequence_length": 64,
     }  # fmt: skip
+    assert gateway.http.get("/readyz").json() == {
+        "status": "ready",
+        "models": [{"model": "flux", **served}, {"model": "sdxl", **served, "size_multiple": 32}],
+    }
 
 
 def test_the_index_leads_on(gateway: Gateway) -> None:

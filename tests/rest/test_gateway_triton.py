@@ -1,6 +1,7 @@
 """A Triton that is not there, dies, is late or is left by the client."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import httpx2
 import pytest
 from gateway_support import Gateway, gateway_before, is_problem, seal, unused_port, write_repository
 
+from gateway.samples import ORDERS
 from serving import EmbeddedTriton
 from serving.launch import Options
 
@@ -44,7 +46,7 @@ def test_without_triton_the_gateway_lives_and_says_so(tmp_path: Path) -> None:
         is_problem(answer, 503, "try again later")
         assert answer.headers["retry-after"] == "2"
         ready = gateway.http.get("/readyz")
-        is_problem(ready, 503, "flux_text_to_image")
+        is_problem(ready, 503, "does not draw at present")
         assert ready.headers["retry-after"] == "2"
         assert gateway.http.get("/healthz").status_code == 200
         is_problem(gateway.post(prompt=""), 422)
@@ -53,11 +55,13 @@ def test_without_triton_the_gateway_lives_and_says_so(tmp_path: Path) -> None:
 
 def test_a_triton_without_the_ensemble_is_not_ready(tmp_path: Path, triton: EmbeddedTriton) -> None:
     models = write_repository(tmp_path / "other") / "models"
-    (models / "flux_text_to_image").rename(models / "another")
+    for order in ORDERS[1:]:
+        shutil.rmtree(models / order.ensemble)
+    (models / ORDERS[0].ensemble).rename(models / "another")
     config = models / "another" / "config.pbtxt"
-    config.write_text(config.read_text().replace("flux_text_to_image", "another"))
+    config.write_text(config.read_text().replace(ORDERS[0].ensemble, "another"))
     seal(tmp_path / "other")
-    with EmbeddedTriton(tmp_path / "other", tmp_path) as other:
+    with EmbeddedTriton([tmp_path / "other"], tmp_path) as other:
         with gateway_before(other.grpc_url, tmp_path / "images") as gateway:
             is_problem(gateway.post(prompt="a mug"), 503)
             is_problem(gateway.http.get("/readyz"), 503)
@@ -98,7 +102,7 @@ def test_when_the_client_leaves_the_model_stops(gateway: Gateway, repository: Pa
 def test_a_dead_stub_shows_in_readiness(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository", instances=1)
     with (
-        EmbeddedTriton(repository, tmp_path, IMPATIENT) as triton,
+        EmbeddedTriton([repository], tmp_path, IMPATIENT) as triton,
         gateway_before(triton.grpc_url, tmp_path / "i") as gateway,
     ):
         assert gateway.http.get("/readyz").status_code == 200
@@ -111,7 +115,7 @@ def test_a_dead_stub_shows_in_readiness(tmp_path: Path) -> None:
 def test_triton_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository")
     with (
-        EmbeddedTriton(repository, tmp_path, IMPATIENT) as first,
+        EmbeddedTriton([repository], tmp_path, IMPATIENT) as first,
         gateway_before(first.grpc_url, tmp_path / "i") as gateway,
     ):
         assert gateway.post(prompt="a mug").status_code == 200
@@ -129,6 +133,6 @@ def test_triton_killed_in_the_middle_and_started_again(tmp_path: Path) -> None:
         is_problem(gateway.post(prompt="a mug"), 503)
         assert gateway.stored == before
         first.stop()
-        with EmbeddedTriton(repository, tmp_path, first.options):
+        with EmbeddedTriton([repository], tmp_path, first.options):
             assert eventually(lambda: gateway.post(prompt="a mug").status_code == 200)
             assert gateway.http.get("/readyz").status_code == 200

@@ -3,26 +3,26 @@
 import torch
 
 from diffusion.checkpoint import latent_channels, load_scheduler
-from diffusion.flux import Sample, Settings, check_rows, denoise
-from diffusion.triton_adapter import Deployment, Outputs, Request, Stage, engine
-from families import FLUX, Range
+from diffusion.denoise import denoise
+from diffusion.flux import FluxPicture, FluxText
+from diffusion.settings import check_rows
+from diffusion.triton_adapter import Deployment, Outputs, Request, Stage, base_images, engine, settings
+from families import FLUX
 
-SETTINGS = ("seed", "num_inference_steps", "guidance_scale", "height", "width")
+TRANSFORMER = FLUX.component("transformer")
 
 
 class TritonPythonModel(Stage):
     def setup(self, deployment: Deployment) -> None:
-        self.sizes = Range(*(deployment.integer(name) for name in ("min_size", "native_size", "max_size")))
-        self.scheduler = load_scheduler(deployment.checkpoint)
-        self.channels = latent_channels(deployment.checkpoint)
-        self.transformer = engine(FLUX, FLUX.component("transformer"))
+        self.sizes, checkpoint = deployment.sizes, deployment.checkpoint
+        self.picture = FluxPicture(load_scheduler(checkpoint), latent_channels(checkpoint))
+        self.transformer = engine(FLUX, TRANSFORMER)
 
     def run(self, request: Request) -> Outputs:
-        rows = [Settings(*row) for row in zip(*(request.column(name) for name in SETTINGS), strict=True)]
-        check_rows(rows, self.sizes)
-        embeds = request.tensor("prompt_embeds").split(1), request.tensor("pooled_prompt_embeds").split(1)
-        samples = [
-            Sample.start(*row, self.scheduler, self.channels) for row in zip(rows, *embeds, strict=True)
-        ]
-        denoise(samples, self.transformer, FLUX.max_batch_size, request.cancelled)
+        rows = settings(request, FLUX)
+        check_rows(FLUX, rows, self.sizes)
+        texts = map(FluxText, request.rows("prompt_embeds"), request.rows("pooled_prompt_embeds"))
+        images = base_images(request, len(rows))
+        samples = [self.picture.start(*row) for row in zip(rows, texts, images, strict=True)]
+        denoise(samples, self.transformer, FLUX.max_rows(TRANSFORMER), request.cancelled)
         return {"latents": torch.cat([sample.result() for sample in samples])}

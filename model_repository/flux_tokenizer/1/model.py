@@ -1,5 +1,7 @@
 """prompt -> token ids of both text encoders, with what was kept and dropped."""
 
+from dataclasses import asdict
+
 from diffusion.prompts import PromptTokenizer, check_prompt
 from diffusion.triton_adapter import Deployment, Outputs, Request, Stage
 from families import FLUX
@@ -13,9 +15,4 @@ class TritonPythonModel(Stage):
         prompts = request.texts("prompt")
         for prompt in prompts:
             check_prompt(prompt, FLUX.max_prompt_characters)
-        tokens = self.tokenize(prompts)
-        return {
-            "input_ids": tokens.input_ids,
-            "input_ids_2": tokens.input_ids_2,
-            "prompt_tokens": tokens.prompt_tokens,
-        }
+        return asdict(self.tokenize(prompts))

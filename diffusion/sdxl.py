@@ -1,0 +1,108 @@
+"""Stable Diffusion XL: one picture's way through the UNet, as diffusers' two SDXL pipelines have it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from diffusion.denoise import Inputs, Sample
+from diffusion.latents import BaseImage, noise
+from diffusion.settings import Settings
+from families import SDXL
+
+
+@dataclass(frozen=True)
+class SdxlText:
+    """prompt_embeds [1, 77, cross_attention_dim], pooled_prompt_embeds [1, projection_dim]."""
+
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
+
+    @classmethod
+    def of(cls, embeds: Tensor, embeds_2: Tensor, pooled: Tensor) -> SdxlText:
+        """From both encoders' hidden states and the second one's projection."""
+        return cls(torch.cat([embeds, embeds_2], dim=-1), pooled)
+
+    def zeros(self) -> SdxlText:
+        """What stands for "no negative prompt" where a checkpoint has `force_zeros_for_empty_prompt`."""
+        return SdxlText(torch.zeros_like(self.prompt_embeds), torch.zeros_like(self.pooled_prompt_embeds))
+
+
+@dataclass(frozen=True)
+class SdxlPicture:
+    """What a checkpoint decides for every picture: its scheduler's config, the VAE's channels."""
+
+    scheduler: Any
+    channels: int
+
+    def start(
+        self, settings: Settings, text: SdxlText, negative: SdxlText, image: BaseImage | None = None
+    ) -> SdxlSample:
+        """A sample before its first step, with a scheduler of its own."""
+        height, width = settings.height // SDXL.vae_scale_factor, settings.width // SDXL.vae_scale_factor
+        generator = torch.Generator("cpu").manual_seed(settings.seed)
+        start = image.draw(generator) if image else None
+        random = noise(generator, self.channels, height, width)
+        scheduler = getattr(diffusers, settings.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(settings.num_inference_steps)
+        begin = first_step(settings)
+        timesteps = scheduler.timesteps[begin * scheduler.order :]
+        if start is None:
+            latents = random * scheduler.init_noise_sigma
+        else:
+            _begin_at(scheduler, begin)
+            latents = scheduler.add_noise(start, random, timesteps[:1])
+        return SdxlSample(scheduler, timesteps, latents, text, negative, settings)
+
+
+def first_step(settings: Settings) -> int:
+    """As StableDiffusionXLImg2ImgPipeline.get_timesteps: a share of a step does not count."""
+    steps = settings.num_inference_steps
+    return steps - int(steps * settings.strength) if settings.strength is not None else 0
+
+
+def _begin_at(scheduler: Any, step: int) -> None:
+    if hasattr(scheduler, "set_begin_index"):  # DDIM finds its place by the timestep
+        scheduler.set_begin_index(step * scheduler.order)
+
+
+class SdxlSample(Sample):
+    """Latents are [1, C, h, w]. Classifier-free guidance above 1 takes two rows: negative, then prompt."""
+
+    def __init__(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, text: SdxlText, negative: SdxlText,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.texts = [negative, text] if settings.guidance_scale > 1 else [text]
+        super().__init__(scheduler, timesteps, latents, rows=len(self.texts))
+
+    @property
+    def group_key(self) -> Hashable:
+        return self.settings.height, self.settings.width
+
+    def constants(self) -> Inputs:
+        size = self.settings.height, self.settings.width
+        time_ids = torch.tensor([[*size, 0.0, 0.0, *size]])  # original size, crop's corner, target size
+        return {
+            "encoder_hidden_states": torch.cat([text.prompt_embeds for text in self.texts]),
+            "text_embeds": torch.cat([text.pooled_prompt_embeds for text in self.texts]),
+            "time_ids": time_ids.expand(self.rows, -1),
+        }
+
+    def inputs(self) -> Inputs:
+        scaled = self.scheduler.scale_model_input(self.latents, self.timestep)
+        timestep = self.timestep.to(torch.float32).expand(self.rows, 1)
+        return {"sample": scaled.expand(self.rows, -1, -1, -1), "timestep": timestep}
+
+    def guided(self, prediction: Tensor) -> Tensor:
+        """arXiv 2207.12598, as the pipelines write it."""
+        if self.rows == 1:
+            return prediction
+        without, with_text = prediction.chunk(2)
+        return without + self.settings.guidance_scale * (with_text - without)
