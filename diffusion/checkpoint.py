@@ -23,4 +23,5 @@ def latent_channels(checkpoint: Path) -> int:
 
 def zeros_for_empty_prompt(checkpoint: Path) -> bool:
     """Whether "no negative prompt" means zeros, as model_index.json of an SDXL checkpoint says."""
-    return bool(json.loads((checkpoint / "model_index.json").read_text())["force_zeros_for_empty_prompt"])
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    return bool(index.get("force_zeros_for_empty_prompt", True))  # the pipeline's own default

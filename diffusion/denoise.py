@@ -103,6 +103,8 @@ def group(samples: Sequence[Sample], max_rows: int) -> list[tuple[Sample, ...]]:
     """Compatible samples together, at most `max_rows` rows of them, in the order they came."""
     together: dict[Hashable, list[list[Sample]]] = {}
     for sample in samples:
+        if sample.rows > max_rows:
+            raise ValueError(f"a sample has {sample.rows} rows; a call takes {max_rows}")
         parts = together.setdefault(sample.group_key, [[]])
         if sum(member.rows for member in parts[-1]) + sample.rows > max_rows:
             parts.append([])

@@ -70,7 +70,9 @@ def _build_diffusers(kind: Any, checkpoint: Checkpoint, component: ComponentSpec
 def _build_transformers(kind: Any, checkpoint: Checkpoint, component: ComponentSpec) -> Any:
     # Eager: the exporter's decomposition of T5's fused attention yields strides that its reshape refuses.
     folder = checkpoint.folder / component.folder
-    return kind(kind.config_class.from_pretrained(folder, local_files_only=True, attn_implementation="eager"))
+    config = kind.config_class.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
+    config.dtype = torch.float32  # some classes would build what the weights are saved in
+    return kind(config)
 
 
 def _class(checkpoint: Checkpoint, component: ComponentSpec) -> Any:

@@ -128,17 +128,17 @@ class Range:
     def check(self, name: str, value: float) -> None:
         """InvalidRequest unless `value` is in the range; a NaN never is."""
         if not self.minimum <= value <= self.maximum:
-            raise InvalidRequest(f"{name} {value:g} is not in {self}")
+            raise InvalidRequest(f"{name} {value} is not in {self}")
 
 
 def check_strength(strength: float, num_inference_steps: int) -> None:
     """InvalidRequest unless `strength` is in (0, 1] and leaves a step to make."""
     if not 0 < strength <= 1:
-        raise InvalidRequest(f"strength {strength:g} is not in (0, 1]")
+        raise InvalidRequest(f"strength {strength} is not in (0, 1]")
     if strength * num_inference_steps < 1:
         least = math.ceil(1000 / num_inference_steps) / 1000  # rounded up: what is told must do
         raise InvalidRequest(
-            f"strength {strength:g} of num_inference_steps {num_inference_steps} is less than one step; "
+            f"strength {strength} of num_inference_steps {num_inference_steps} is less than one step; "
             f"strength must be at least {least:g}, or the steps more"
         )
 

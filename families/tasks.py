@@ -11,7 +11,10 @@ PROMPT = TensorSpec(
 SEED = TensorSpec("seed", "INT64", (1,), "seed of the noise, 0..2^63-1; same request and seed, same picture")
 SIZES = tuple(
     TensorSpec(
-        name, "INT32", (1,), "pixels, a multiple of size_multiple in min_size..max_size, as in all rows"
+        name,
+        "INT32",
+        (1,),
+        "pixels, a multiple of size_multiple in min_size..max_size; the same in every row",
     )
     for name in ("height", "width")
 )
@@ -20,7 +23,7 @@ BASE_IMAGE = (
         "image", "UINT8", ("height", "width", 3),
         "RGB picture to start from; sides are multiples of size_multiple in min_size..max_size",
     ),
-    TensorSpec("strength", "FP32", (1,), "share of the steps to make, in (0, 1]; 1 keeps next to nothing"),
+    TensorSpec("strength", "FP32", (1,), "how far to leave the picture, in (0, 1]: share of steps made"),
 )  # fmt: skip
 IMAGES = TensorSpec("images", "UINT8", ("height", "width", 3), "RGB, 0..255: [height, width, 3]")
 PROMPT_TOKENS = TensorSpec(

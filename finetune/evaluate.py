@@ -100,6 +100,6 @@ def report(
     output.mkdir(parents=True, exist_ok=True)
     (output / "scores.json").write_text(json.dumps(row, indent=1))
     grid(pixels, 20).save(output / "grid.png")
-    grid(pixels[::2], 20).reduce(2).save(output / "samples.png")
+    grid(pixels[::2], 20).reduce(2).quantize(256).save(output / "samples.png", optimize=True)
     print(json.dumps(row, indent=1))
     return row["scores"]

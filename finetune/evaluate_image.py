@@ -75,10 +75,10 @@ def repaint(
     guidance: float,
 ) -> Pixels:
     """[N, 128, 128, 3] uint8: picture n starts from bases[n], with seed n. `steps` is before `strength`."""
-    flux, rows = isinstance(pipeline, FluxImg2ImgPipeline), list[Image.Image]()
-    length = {"max_sequence_length": pipeline.tokenizer_2.model_max_length} if flux else {}
-    # Flux would scale to its own size; the other pipeline takes the picture's and no words about it.
-    extra = {"height": SIZE, "width": SIZE, **length} if flux else {}
+    rows, extra = list[Image.Image](), dict[str, int]()
+    if isinstance(pipeline, FluxImg2ImgPipeline):  # the other takes the picture's size and 77 tokens anyway
+        length = pipeline.tokenizer_2.model_max_length
+        extra = {"height": SIZE, "width": SIZE, "max_sequence_length": length}
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         rows += pipeline(
@@ -194,5 +194,5 @@ def report(
     written = {"rows": rows, "monotone": monotone(rows), **conditions}
     (output / "image_scores.json").write_text(json.dumps(written, indent=1))
     _save_grid(output / "image_grid.png", of, bases, results)
-    print(table(rows))
+    print(table(rows), monotone(rows))
     return rows

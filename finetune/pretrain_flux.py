@@ -40,6 +40,7 @@ FLUX_TINY = Recipe(
         FluxPhase("transformer-uniform", 1_200, 5e-4, batch=32, teacher=TEACHER, uniform=True),
         FluxPhase("transformer-rescaled", 1_600, 5e-4, batch=32, teacher=TEACHER, uniform=True, rescale=0.7),
     ),
+    guidance=3.5,
 )
 
 
@@ -93,7 +94,7 @@ class FluxPretraining(Pretraining):
 
     def card(self) -> None:
         evaluation = self.work / "evaluation"
-        evaluate.report(self.output, self.work, evaluation)
+        evaluate.report(self.output, self.work, evaluation, guidance=self.recipe.guidance)
         card.write(card.FLUX, self.output, self.runs, self.panels, evaluation)
 
     def load_text(self) -> flux.Text:

@@ -39,6 +39,7 @@ class Recipe:
     vae: VaePhase
     decoder: VaePhase
     denoiser: tuple[Phase, ...]
+    guidance: float  # scale at which the checkpoint is judged
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ class Pretraining(ABC):
             Panel(self.recipe.vae.name, "psnr", "VAE: held-out PSNR (dB)"),
             Panel(self.recipe.decoder.name, "psnr", "VAE decoder alone: held-out PSNR (dB)"),
         ]
-        return first + [Panel(phase.name, "loss", f"{phase.name}: loss") for phase in self.recipe.denoiser]
+        return first + [
+            Panel(phase.name, "loss", f"denoiser: loss of {phase.name}") for phase in self.recipe.denoiser
+        ]
 
 
 def _forget_origin(config: Path) -> None:

@@ -35,7 +35,7 @@ def build_t5(vocabulary: int) -> T5EncoderModel:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> torch.Tensor:
-    """[batch, length] int64, padded and truncated, as diffusers' FluxPipeline does."""
+    """[batch, length] int64, padded and truncated, as diffusers' pipelines do."""
     return tokenizer(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids

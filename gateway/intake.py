@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from gateway.problems import Problem, shown
-from gateway.schemas import GenerateRequest
+from gateway.schemas import MAX_DATA_URI, GenerateRequest
 
 FILE = "base_image"
 JSON, FORM = "application/json", "multipart/form-data"
-MAX_FIELD_BYTES = 16_384  # the longest text is a prompt of 2,000 characters
+MAX_FIELD_BYTES = MAX_DATA_URI  # the longest text
 
 
 def _schema(**more: dict[str, str]) -> dict[str, Any]:
@@ -103,10 +103,17 @@ async def _form(request: Request) -> Asked:
 
 def _check_form(form: FormData, texts: dict[str, str]) -> None:
     """A Problem if a field is given twice, is a file but not FILE, or FILE is text."""
-    if len(form.multi_items()) > len(form):
-        raise Problem(422, "Invalid request", "a field of the form is given twice")
-    files = [name for name in form if name not in texts]
-    if files not in ([], [FILE]) or isinstance(form.get(FILE), str):
-        raise Problem(422, "Invalid request", f"the one file of the form is called '{FILE}'; given: {files}")
-    if files and "base_image_url" in texts:
-        raise Problem(422, "Invalid request", f"both '{FILE}' and 'base_image_url' are given; send one")
+    names = [name for name, _ in form.multi_items()]
+    for name in names:
+        if names.count(name) > 1:
+            raise _bad_form(f"'{shown(name)}' is given twice")
+        if name not in texts and name != FILE:
+            raise _bad_form(f"'{shown(name)}' is a file; the one file is called '{FILE}'")
+    if isinstance(form.get(FILE), str):
+        raise _bad_form(f"'{FILE}' is text; send it as a file, or name its address in 'base_image_url'")
+    if FILE in names and "base_image_url" in names:
+        raise _bad_form(f"both '{FILE}' and 'base_image_url' are given; send one")
+
+
+def _bad_form(fault: str) -> Problem:
+    return Problem(422, "Invalid request", f"the form is wrong: {fault}")

@@ -7,8 +7,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.base_image.limits import LIMITS
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-MAX_BODY_BYTES = 14 * 2**20  # a base image of 10 MiB in base64, and the words around it
+MAX_BODY_BYTES = LIMITS.max_bytes * 4 // 3 + 64 * 1024  # a base image in base64, and the words around it
 
 
 class RequestId:

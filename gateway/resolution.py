@@ -66,7 +66,7 @@ def resolve(asked: Asked) -> Resolved:
         num_inference_steps=_default(fields.num_inference_steps, int(family.num_inference_steps.default)),
         guidance_scale=_default(fields.guidance_scale, family.guidance_scale.default),
         scheduler=fields.scheduler or family.schedulers[0],
-        strength=_default(fields.strength, family.default_strength) if image else None,
+        strength=_as_sent(_default(fields.strength, family.default_strength)) if image else None,
     )
     if wrong := _refusals(resolved, family):
         raise invalid(wrong)
@@ -81,6 +81,11 @@ def _order(asked: Asked) -> Order:
 
 def _default(value: T | None, default: T) -> T:
     return default if value is None else value
+
+
+def _as_sent(strength: float) -> float:
+    """The number that FP32 carries, so that gateway and Triton judge the same one."""
+    return float(str(np.float32(strength)))
 
 
 def _refusals(resolved: Resolved, family: FamilySpec) -> list[ErrorItem]:
@@ -115,6 +120,8 @@ def _check_negative(negative_prompt: str | None, family: FamilySpec) -> None:
     taken = any(tensor.name == "negative_prompt" for tensor in family.ensembles[0].inputs)
     if negative_prompt is not None and not taken:
         raise InvalidRequest(NO_NEGATIVE.format(model=family.name))
+    if len(negative_prompt or "") > family.max_prompt_characters:  # composing characters may lengthen it
+        raise InvalidRequest(f"is longer than {family.max_prompt_characters} characters in NFC form")
 
 
 def _check_strength(resolved: Resolved) -> None:

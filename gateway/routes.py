@@ -103,7 +103,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses=documented(503))
 async def readyz(use: Using) -> Readiness:
-    """Triton draws: the server is ready and a picture came out of every model lately."""
+    """Triton draws: the server is ready and a picture came out of every served model lately."""
     try:
         served = await use.studio.triton.prove_ready()
     except NOT_DRAWING as error:

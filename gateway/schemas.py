@@ -8,12 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from families import FAMILIES
+from gateway.base_image.limits import LIMITS
 from gateway.problems import shown
 from gateway.prompts import INDUSTRIES, STYLES
 
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
 MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
-MAX_DATA_URI = 14_000_000  # characters: 10 MiB in base64; how long a URL may be is the fetcher's matter
+MAX_DATA_URI = LIMITS.max_bytes * 4 // 3 + 100  # characters; how long a URL may be is the fetcher's matter
 SCHEDULERS = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.schedulers))
 
 

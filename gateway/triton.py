@@ -78,7 +78,7 @@ class TritonClient:
         return picture
 
     async def prove_ready(self) -> dict[Order, Limits]:
-        """The limits of every ensemble that is served, if each family's drew a picture lately.
+        """The limits of every ensemble that is served, if each family drew a picture lately, from whatever.
 
         A crashed Python stub leaves a model "ready": only drawing shows it. Without proof, one step is drawn;
         while requests are being drawn they are the proof to come, and one more would wait behind them.

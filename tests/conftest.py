@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tiny_service import Service
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +39,12 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     command = ["--checkpoint", str(random_checkpoint), "--target", "cpu", "--output", str(output)]
     subprocess.run([sys.executable, "-m", "export", *command], check=True)
     return output
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The shipped checkpoints, served."""
+    from tiny_service import running  # as above
+
+    with running(tmp_path_factory.mktemp("service")) as service:
+        yield service

@@ -67,16 +67,18 @@ def alone(seed: int, steps: int = 4, rows: int = 1) -> Tensor:
     return sample.result()
 
 
-def test_a_sample_makes_its_steps_and_ends(engine: Engine) -> None:
-    sample = Line(steps=3)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_sample_makes_its_steps_and_ends(engine: Engine, rows: int) -> None:
+    sample, untouched = Line(steps=3, rows=rows), Line(steps=3, rows=rows)
     assert sample.running
     denoise([sample], engine, max_rows=8)
     assert not sample.running
-    assert [float(call["timestep"]) for call in engine.calls] == Line(steps=3).timesteps.tolist()
-    scheduler, latents = Line(steps=3).scheduler, Line(steps=3).latents
+    assert [float(call["timestep"][0]) for call in engine.calls] == untouched.timesteps.tolist()
+    scheduler, latents = untouched.scheduler, untouched.latents
     for timestep in scheduler.timesteps:
-        prediction = latents * sample.text + timestep / 1000
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        prediction = latents * untouched.text + timestep / 1000
+        mean = prediction.mean(dim=0, keepdim=True)
+        latents = scheduler.step(mean, timestep, latents, return_dict=False)[0]
     assert torch.equal(sample.result(), latents)
 
 

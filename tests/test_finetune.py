@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from families.wording import INDUSTRIES, STYLES
-from finetune import checker, evaluate
+from finetune import checker, evaluate, evaluate_image
 from finetune.captions import held_out_prompts
 from finetune.dataset import as_model_input, targets
 from finetune.draw import draw
@@ -199,5 +199,15 @@ def test_the_card_names_every_run(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_held_out_prompts_are_drawn_right(name: str, tmp_path: Path) -> None:
-    scores = evaluate.report(ASSETS / name, tmp_path / "cache", tmp_path)
+    guidance = CHECKPOINTS[name][1].guidance
+    scores = evaluate.report(ASSETS / name, tmp_path / "cache", tmp_path, guidance=guidance)
     assert min(scores[attribute] for attribute in evaluate.ASKED) >= 0.95
+
+
+@pytest.mark.slow
+def test_the_asked_colour_comes_and_the_structure_stays(tmp_path: Path) -> None:
+    guidance = CHECKPOINTS["sdxl-tiny"][1].guidance
+    rows = evaluate_image.report(ASSETS / "sdxl-tiny", tmp_path, guidance=guidance)
+    at = {row["strength"]: row for row in rows}
+    assert at[0.3]["SSIM"] >= 0.6 and at[0.8]["asked colour"] >= 0.9
+    assert all(evaluate_image.monotone(rows).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -20,6 +21,7 @@ from diffusers import (
 from PIL import Image
 from tiny_service import ASSETS, Service
 
+from benchmarks.inputs import requests
 from families import SDXL
 from finetune import evaluate
 from finetune.dataset import Pixels
@@ -123,3 +125,10 @@ def test_every_ensemble_documents_each_of_its_tensors(service: Service, order: O
         config = client.get_model_config(order.ensemble).config
     tensors = {f"tensor.{tensor.name}" for tensor in (*config.input, *config.output)}
     assert all(config.parameters[name].string_value for name in tensors)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.ensemble)
+def test_the_input_files_of_perf_analyzer_are_drawn(service: Service, order: Order) -> None:
+    (entry, *_) = requests(Path("benchmarks/inputs", f"{order.ensemble}.json"))
+    with grpc.InferenceServerClient(service.triton_url) as client:
+        assert client.infer(order.ensemble, entry).as_numpy("images").shape == (1, 128, 128, 3)

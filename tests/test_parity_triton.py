@@ -200,7 +200,7 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(
         ({"image": [base_image(64, 64, channels=4)]}, "'image'.*Expected.*3.*got"),
         ({"image": []}, "expected 6 inputs but got 5 .*'image'"),
         ({"strength": []}, "expected 6 inputs but got 5 .*'strength'"),
-        ({"strength": [0.0]}, r"strength 0 is not in \(0, 1\]"),
+        ({"strength": [0.0]}, r"strength 0\.0 is not in \(0, 1\]"),
         ({"strength": [-0.5]}, r"strength -0\.5 is not in \(0, 1\]"),
         ({"strength": [1.01]}, r"strength 1\.01 is not in \(0, 1\]"),
         ({"strength": [float("nan")]}, r"strength nan is not in \(0, 1\]"),

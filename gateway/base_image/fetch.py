@@ -9,6 +9,7 @@ import httpcore2
 import httpx2
 
 from gateway.base_image.errors import BaseImageRefused, BaseImageTimeout, BaseImageUnavailable
+from gateway.base_image.limits import LIMITS
 from gateway.base_image.network import CheckedNetwork, LookUp, look_up
 from gateway.base_image.urls import AllowList, Target, check, redirected
 
@@ -25,7 +26,7 @@ HEADERS: dict[str | bytes, str | bytes] = {
 class FetchLimits:
     """What one fetch may take: bytes of the picture, seconds for one connection and in all, redirects."""
 
-    body_bytes: int = 10 * 2**20
+    body_bytes: int = LIMITS.max_bytes
     connect_seconds: float = 3.0
     total_seconds: float = 10.0
     redirects: int = 3

@@ -37,6 +37,7 @@ def answering(code: str) -> str:
         "print(json.dumps({'height': 64.0, 'width': 64.0}), 'x' * 12288, sep='\\n')",
         "print(json.dumps({'height': 64_000, 'width': 64_000}), 'x' * 10**6, sep='\\n')",
         "print(json.dumps({'height': 64, 'width': 64}), 'x' * 100, sep='\\n')",
+        "print(json.dumps({'height': 32, 'width': 32}), 'x' * 3072, sep='\\n')",
     ],
 )
 def test_a_child_that_dies_or_lies_is_a_refusal(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

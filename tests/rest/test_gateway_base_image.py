@@ -175,10 +175,13 @@ def test_what_does_not_go_with_a_base_image_is_named(
     [
         (
             [("base_image", ("b.png", png(64, 64))), ("prompt", (None, "a")), ("prompt", (None, "b"))],
-            ["twice"],
+            ["'prompt' is given twice"],
         ),
-        ([("prompt", (None, "a")), ("picture", ("b.png", png(64, 64)))], ["base_image", "picture"]),
-        ([("prompt", (None, "a")), ("base_image", (None, "text"))], ["base_image"]),
+        (
+            [("prompt", (None, "a")), ("picture", ("b.png", png(64, 64)))],
+            ["'picture' is a file", "'base_image'"],
+        ),
+        ([("prompt", (None, "a")), ("base_image", (None, "text"))], ["'base_image' is text"]),
         (
             [
                 ("prompt", (None, "a")),
