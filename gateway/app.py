@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from gateway.base_image.decode import Decoder
 from gateway.base_image.fetch import Fetcher
-from gateway.generation import BaseImages, Studio
+from gateway.generation import BaseImages, Drawing
 from gateway.handlers import HANDLERS
 from gateway.middleware import BodyLimit, RequestId
 from gateway.routes import Services, router
@@ -37,8 +37,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
     fetcher = Fetcher(settings.base_image_hosts)
-    studio = Studio(triton, BaseImages(fetcher, Decoder()))
-    app.state.services = Services(settings, studio, LocalStorage(settings.storage_folder))
+    drawing = Drawing(triton, BaseImages(fetcher, Decoder()))
+    app.state.services = Services(settings, drawing, LocalStorage(settings.storage_folder))
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from serving import EmbeddedTriton, ServingError
 
 EXAMPLE_PROMPT = "A sleek smartphone on a dark gradient background"
 EXAMPLE_EDIT = "A red smartphone on a dark gradient background"
-EXAMPLE_SEED = 13  # fixed, so that everybody sees the same picture first
+EXAMPLE_SEED = 14  # fixed, so that everybody sees the same picture first
 LOG_FOLDER = Path("out/logs")
 # Loopback is never reached through a proxy.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

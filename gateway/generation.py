@@ -57,9 +57,9 @@ class BaseImages:
 
     async def content(self, asked: Asked) -> bytes:
         """The picture's file: uploaded, in a data: URI, or fetched."""
-        url = asked.fields.base_image_url
-        if asked.upload is not None or url is None:
-            return asked.upload or b""
+        if asked.upload is not None:
+            return asked.upload
+        url = asked.fields.base_image_url or ""
         return data_uri(url) if url[:5].lower() == "data:" else await self.fetcher.fetch(url)
 
     async def fitted(self, asked: Asked, sizing: Sizing) -> NDArray[np.uint8]:
@@ -68,7 +68,7 @@ class BaseImages:
 
 
 @dataclass(frozen=True)
-class Studio:
+class Drawing:
     """What drawing needs."""
 
     triton: TritonClient
@@ -130,13 +130,13 @@ def answer(
 def warnings_of(picture: Picture) -> list[PromptTruncated]:
     """One entry for each text encoder that did not see the whole of a prompt."""
     return [
-        _truncated(field, encoder, kept, dropped)
-        for field, counts in picture.tokens.items()
+        _truncated(name, encoder, kept, dropped)
+        for name, counts in picture.tokens.items()
         for encoder, (kept, dropped) in zip(ENCODERS, counts.tolist(), strict=True)
         if dropped
     ]
 
 
-def _truncated(field: Any, encoder: str, kept: int, dropped: int) -> PromptTruncated:
-    message = f"{encoder} read {kept} of the {field}'s {kept + dropped} tokens; {dropped} were dropped"
-    return PromptTruncated(field=field, encoder=encoder, kept=kept, dropped=dropped, message=message)
+def _truncated(name: Any, encoder: str, kept: int, dropped: int) -> PromptTruncated:
+    message = f"{encoder} read {kept} of the {name}'s {kept + dropped} tokens; {dropped} were dropped"
+    return PromptTruncated(field=name, encoder=encoder, kept=kept, dropped=dropped, message=message)

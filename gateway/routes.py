@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from families import FamilySpec
 from gateway.disconnect import unless_client_leaves
 from gateway.faults import RETRY_AFTER
-from gateway.generation import Stopwatch, Studio, answer, keep
+from gateway.generation import Drawing, Stopwatch, answer, keep
 from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
 from gateway.problems import Problem, documented
@@ -35,7 +35,7 @@ class Services:
     """What the routes work with, made once at start-up."""
 
     settings: Settings
-    studio: Studio
+    drawing: Drawing
     storage: Storage
 
 
@@ -57,7 +57,7 @@ async def generate_image(
 ) -> GenerateResponse:
     """Draws one picture, from text alone or from a base image, and answers with its URL."""
     watch = Stopwatch()
-    drawing = use.studio.draw(asked, request.state.request_id, watch)
+    drawing = use.drawing.draw(asked, request.state.request_id, watch)
     resolved, sample, picture = await unless_client_leaves(request, drawing)
     image_id = await keep(picture, use.storage, watch)
     response.headers["Server-Timing"] = watch.server_timing
@@ -105,7 +105,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(use: Using) -> Readiness:
     """Triton draws: the server is ready and a picture came out of every served model lately."""
     try:
-        served = await use.studio.triton.prove_ready()
+        served = await use.drawing.triton.prove_ready()
     except NOT_DRAWING as error:
         log.warning("not ready: %r", error)
         detail = f"the model server does not draw at present ({type(error).__name__})"

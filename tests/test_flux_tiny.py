@@ -95,6 +95,13 @@ def test_the_example_client_saves_a_picture(service: Service, tmp_path: Path) ->
     subprocess.run([sys.executable, "examples/triton_client.py", *command], check=True)
     with Image.open(output) as picture:
         assert picture.size == (128, 128)
+    again = tmp_path / "again.png"
+    command = ["--url", service.triton_url, "--prompt", PROMPTS[1], "--image", str(output)]
+    subprocess.run(
+        [sys.executable, "examples/triton_client.py", *command, "--output", str(again)], check=True
+    )
+    with Image.open(again) as picture:
+        assert picture.size == (128, 128)
 
 
 def test_a_prompt_that_is_too_long_is_drawn_with_the_counts_of_each_encoder(service: Service) -> None:
