@@ -2,9 +2,9 @@
 
 The picture is scaled until it covers that size, and what stands out is cut off at both ends alike. Stretching
 would change the product's shape, and bars at the sides would be drawn on as if they were part of the picture.
-The size is the supported one nearest to the picture's aspect. For aspects up to 4:1 the cut is at most 4 % of the
-area with SDXL's steps of 32 around 1024 pixels (2 % with Flux's 16), but up to 24 % around the 128 pixels of the
-tiny checkpoint; and it may be any share when the request names a side.
+The size is the supported one nearest to the picture's aspect. For aspects up to 4:1 the cut is at most 4 % of
+the area with SDXL's steps of 32 around 1024 pixels (2 % with Flux's 16), but up to 24 % around the 128 pixels
+of the tiny checkpoint; and it may be any share when the request names a side.
 """
 
 from dataclasses import dataclass
