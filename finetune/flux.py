@@ -18,7 +18,7 @@ from finetune.captions import caption
 from finetune.run import Average, Phase, optimise
 from finetune.scene import sample_scene
 from finetune.text_encoders import SHORT, tokenize
-from finetune.workers import rank
+from finetune.workers import rank, wait_for_all
 
 CAPTION_DROPOUT = 0.1
 # T5 lengths in turn: a picture must not depend on padding, and workers that share a length share a pace.
@@ -149,6 +149,7 @@ def _rescaled(guided: torch.Tensor, plain: torch.Tensor, batch: Batch, share: fl
 
 def _teacher(model: FluxTransformer2DModel, run: Path) -> FluxTransformer2DModel:
     """The model that `run` ended with."""
+    wait_for_all()  # the first worker alone writes states
     teacher = copy.deepcopy(model)
     average = Average(teacher, 1.0)
     state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)

@@ -46,6 +46,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def wait_for_all() -> None:
+    """Returns when every worker has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def average_gradients(module: nn.Module) -> None:
     """Replaces every gradient by its mean over the workers; one message for all."""
     if not dist.is_initialized():
