@@ -58,7 +58,10 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
         # else the answers would tell which internal names exist.
         public = bool(addresses) and all(is_public(address) for address in addresses)
         if not public and not self._allowed.covers(host, port):
-            raise BaseImageRefused("the host of base_image_url, or of a redirect, has no public address")
+            raise BaseImageRefused(
+                "the host of base_image_url, or of a redirect, has no public address; "
+                "upload the picture instead"
+            )
         return addresses
 
     async def _addresses(self, host: str, port: int) -> list[str]:

@@ -61,7 +61,9 @@ def check(text: str, allowed: AllowList, subject: str = URL) -> Target:
     host = url.raw_host.decode("ascii").lower()
     port = PORTS[url.scheme] if url.port is None else url.port
     if port not in PORTS.values() and not allowed.covers(host, port):
-        raise BaseImageRefused(f"{subject}: port {port} is not one of 80, 443")
+        raise BaseImageRefused(
+            f"{subject}: port {port} is not one of 80, 443; or upload the picture as base_image"
+        )
     return Target(url, host, port)
 
 
