@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferInput
-from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from families import FamilySpec, TensorSpec
+from families.generated import settle
 from families.wording import INDUSTRIES, STYLES
 from gateway.prompts import compose
-from gateway.samples import ORDERS, Order
+from gateway.samples import ORDERS, Order, input_tensor
 
 FOLDER = Path(__file__).parent / "inputs"
 SIZE = 128  # pixels, each way: the tiny checkpoints' native size
@@ -75,10 +75,6 @@ VALUES: dict[str, Callable[[FamilySpec, int], Value]] = {
 }
 
 
-def _numpy_dtype(tensor: TensorSpec) -> Any:
-    return object if tensor.dtype == "STRING" else triton_to_np_dtype(tensor.dtype)
-
-
 def _fits(tensor: TensorSpec, shape: list[int], value: Value) -> bool:
     """Is `value` the content of one `tensor` of this shape?"""
     if isinstance(value, bytes):
@@ -121,31 +117,19 @@ def requests(path: Path) -> list[list[InferInput]]:
     """The entries of a file as requests of one picture, batch axis 1, to the ensemble it is named after."""
     order = {order.ensemble: order for order in ORDERS}[path.stem]
     entries = json.loads(path.read_text())["data"]
-    return [[_input(tensor, entry[tensor.name]) for tensor in order.spec.inputs] for entry in entries]
+    return [
+        [input_tensor(tensor, _value(entry[tensor.name])) for tensor in order.spec.inputs]
+        for entry in entries
+    ]
 
 
-def _input(spec: TensorSpec, entry: dict[str, Any]) -> InferInput:
-    content, dtype = entry["content"], _numpy_dtype(spec)
+def _value(entry: dict[str, Any]) -> Any:
+    """The only element of a tensor, or a picture uint8 [height, width, 3]."""
+    content = entry["content"]
     if isinstance(content, dict):
-        array = np.frombuffer(base64.b64decode(content["b64"]), dtype)
-    else:
-        array = np.array([one.encode() if isinstance(one, str) else one for one in content], dtype)
-    array = array.reshape(1, *entry["shape"])
-    tensor = InferInput(spec.name, array.shape, np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def differing(folder: Path) -> dict[Path, str]:
-    """Those of `wanted` that are absent or not as the specs say."""
-    files = wanted(folder)
-    return {path: text for path, text in files.items() if not path.is_file() or path.read_text() != text}
-
-
-def write(files: dict[Path, str]) -> None:
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        return np.frombuffer(base64.b64decode(content["b64"]), np.uint8).reshape(entry["shape"])
+    (value,) = content
+    return value
 
 
 def main(arguments: list[str]) -> int:
@@ -154,13 +138,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file differs")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files lie")
     options = parser.parse_args(arguments)
-    files = differing(options.folder)
-    if not options.check:
-        write(files)
-    told = "differs from families/; run `python -m benchmarks.inputs`" if options.check else "written"
-    for path in files:
-        print(f"{path}: {told}")
-    return 1 if options.check and files else 0
+    return settle(wanted(options.folder), options.check, "python -m benchmarks.inputs")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Flux.1: facts from diffusers' FluxPipeline and FluxTransformer2DModel; every tensor is batch-first."""
 
 from families import tasks
-from families.spec import ComponentSpec, EnsembleSpec, FamilySpec, Range, Step, TensorSpec, Width
+from families.spec import ComponentSpec, FamilySpec, Range, Step, TensorSpec, Width
 
 TEXT_ENCODER = ComponentSpec(
     name="text_encoder",
@@ -37,27 +37,6 @@ TRANSFORMER = ComponentSpec(
     outputs=(TensorSpec("sample", "FP32", ("image_tokens", Width("transformer", "in_channels"))),),
 )
 
-# Un-scaling, decoding, clamping and rounding to uint8 happen inside the engine.
-VAE_DECODER = ComponentSpec(
-    name="vae_decoder",
-    folder="vae",
-    inputs=(
-        TensorSpec("latents", "FP32", (Width("vae", "latent_channels"), "latent_height", "latent_width")),
-    ),
-    outputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
-)
-
-# mean and standard deviation of the posterior, already shifted and scaled: a draw from it is latents.
-VAE_ENCODER = ComponentSpec(
-    name="vae_encoder",
-    folder="vae",
-    inputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
-    outputs=tuple(
-        TensorSpec(name, "FP32", (Width("vae", "latent_channels"), "latent_height", "latent_width"))
-        for name in ("mean", "std")
-    ),
-)
-
 STEPS = Range(1, 28, 50)
 GUIDANCE = Range(0.0, 3.5, 20.0)
 SETTINGS = (
@@ -71,36 +50,13 @@ TEXT_STEPS = (
     Step("text_encoder_2", (("input_ids", "input_ids_2"),), (("last_hidden_state", "prompt_embeds"),)),
 )
 CONDITIONS = ("prompt_embeds", "pooled_prompt_embeds", "seed", "num_inference_steps", "guidance_scale")
-ENSEMBLES = (
-    EnsembleSpec(
-        task=tasks.TEXT_TO_IMAGE,
-        inputs=(tasks.PROMPT, *SETTINGS, *tasks.SIZES),
-        outputs=(tasks.IMAGES, tasks.PROMPT_TOKENS),
-        steps=(
-            *TEXT_STEPS,
-            Step("scheduler", (*CONDITIONS, "height", "width"), ("latents",)),
-            tasks.DECODE,
-        ),
-    ),
-    EnsembleSpec(
-        task=tasks.IMAGE_TO_IMAGE,
-        inputs=(tasks.PROMPT, *SETTINGS, *tasks.BASE_IMAGE),
-        outputs=(tasks.IMAGES, tasks.PROMPT_TOKENS),
-        steps=(
-            *TEXT_STEPS,
-            tasks.ENCODE,
-            Step("scheduler", (*CONDITIONS, "image", "image_mean", "image_std", "strength"), ("latents",)),
-            tasks.DECODE,
-        ),
-    ),
-)
 
 FLUX = FamilySpec(
     name="flux",
     pipeline="FluxPipeline",
     schedulers=("FlowMatchEulerDiscreteScheduler",),
-    components=(TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, VAE_ENCODER, VAE_DECODER),
-    ensembles=ENSEMBLES,
+    components=(TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, tasks.VAE_ENCODER, tasks.VAE_DECODER),
+    ensembles=tasks.ensembles(SETTINGS, (tasks.IMAGES, tasks.PROMPT_TOKENS), TEXT_STEPS, CONDITIONS),
     max_batch_size=4,
     vae_scale_factor=8,
     latent_multiple=2,

@@ -1,7 +1,7 @@
 """Stable Diffusion XL: facts from diffusers' StableDiffusionXLPipeline and UNet2DConditionModel."""
 
 from families import tasks
-from families.spec import ComponentSpec, EnsembleSpec, FamilySpec, Range, Step, TensorSpec, Width
+from families.spec import ComponentSpec, FamilySpec, Range, Step, TensorSpec, Width
 
 TOKENS = 77  # both encoders are CLIPs
 
@@ -25,37 +25,19 @@ TEXT_ENCODER_2 = ComponentSpec(
     response_cache=True,
 )
 
-LATENTS = (Width("vae", "latent_channels"), "latent_height", "latent_width")
-
 # Both of `added_cond_kwargs` are inputs of their own; the output cannot be called `sample` as the input is.
 UNET = ComponentSpec(
     name="unet",
     folder="unet",
     inputs=(
-        TensorSpec("sample", "FP32", LATENTS),
+        TensorSpec("sample", "FP32", tasks.LATENTS),
         TensorSpec("timestep", "FP32", (1,)),
         TensorSpec("encoder_hidden_states", "FP32", (TOKENS, Width("unet", "cross_attention_dim"))),
         TensorSpec("text_embeds", "FP32", (Width("text_encoder_2", "projection_dim"),)),
         TensorSpec("time_ids", "FP32", (6,)),
     ),
-    outputs=(TensorSpec("noise_pred", "FP32", LATENTS),),
+    outputs=(TensorSpec("noise_pred", "FP32", tasks.LATENTS),),
     rows_per_picture=2,
-)
-
-# Un-scaling, decoding, clamping and rounding to uint8 happen inside the engine.
-VAE_DECODER = ComponentSpec(
-    name="vae_decoder",
-    folder="vae",
-    inputs=(TensorSpec("latents", "FP32", LATENTS),),
-    outputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
-)
-
-# mean and standard deviation of the posterior, already scaled: a draw from it is latents.
-VAE_ENCODER = ComponentSpec(
-    name="vae_encoder",
-    folder="vae",
-    inputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
-    outputs=tuple(TensorSpec(name, "FP32", LATENTS) for name in ("mean", "std")),
 )
 
 STEPS = Range(1, 30, 100)
@@ -100,36 +82,13 @@ TEXT_STEPS = (
 )
 EMBEDS = ("prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds")
 CONDITIONS = (*EMBEDS, *(f"negative_{name}" for name in EMBEDS), *(tensor.name for tensor in SETTINGS))
-ENSEMBLES = (
-    EnsembleSpec(
-        task=tasks.TEXT_TO_IMAGE,
-        inputs=(tasks.PROMPT, *SETTINGS, *tasks.SIZES),
-        outputs=OUTPUTS,
-        steps=(
-            *TEXT_STEPS,
-            Step("scheduler", (*CONDITIONS, "height", "width"), ("latents",)),
-            tasks.DECODE,
-        ),
-    ),
-    EnsembleSpec(
-        task=tasks.IMAGE_TO_IMAGE,
-        inputs=(tasks.PROMPT, *SETTINGS, *tasks.BASE_IMAGE),
-        outputs=OUTPUTS,
-        steps=(
-            *TEXT_STEPS,
-            tasks.ENCODE,
-            Step("scheduler", (*CONDITIONS, "image", "image_mean", "image_std", "strength"), ("latents",)),
-            tasks.DECODE,
-        ),
-    ),
-)
 
 SDXL = FamilySpec(
     name="sdxl",
     pipeline="StableDiffusionXLPipeline",
     schedulers=SCHEDULERS,
-    components=(TEXT_ENCODER, TEXT_ENCODER_2, UNET, VAE_ENCODER, VAE_DECODER),
-    ensembles=ENSEMBLES,
+    components=(TEXT_ENCODER, TEXT_ENCODER_2, UNET, tasks.VAE_ENCODER, tasks.VAE_DECODER),
+    ensembles=tasks.ensembles(SETTINGS, OUTPUTS, TEXT_STEPS, CONDITIONS),
     max_batch_size=4,
     vae_scale_factor=8,
     latent_multiple=4,

@@ -1,6 +1,6 @@
-"""What every family's ensembles have in common: the tasks, and the tensors that clients send and get."""
+"""What every family has in common: the tasks, their ensembles, what clients send and get, the VAE."""
 
-from families.spec import Step, TensorSpec
+from families.spec import ComponentSpec, EnsembleSpec, Step, TensorSpec, Width
 
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE = "text_to_image", "image_to_image"
 MAX_PROMPT_CHARACTERS = 2_000
@@ -34,3 +34,43 @@ PROMPT_TOKENS = TensorSpec(
 # `image` goes in and `images` come out: an ensemble has one name for one tensor, as diffusers' pipelines do.
 ENCODE = Step("vae_encoder", (("images", "image"),), (("mean", "image_mean"), ("std", "image_std")))
 DECODE = Step("vae_decoder", ("latents",), ("images",))
+
+LATENTS = (Width("vae", "latent_channels"), "latent_height", "latent_width")
+# Un-scaling, decoding, clamping and rounding to uint8 happen inside the engine.
+VAE_DECODER = ComponentSpec(
+    name="vae_decoder",
+    folder="vae",
+    inputs=(TensorSpec("latents", "FP32", LATENTS),),
+    outputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
+)
+# mean and standard deviation of the posterior, already shifted and scaled: a draw from it is latents.
+VAE_ENCODER = ComponentSpec(
+    name="vae_encoder",
+    folder="vae",
+    inputs=(TensorSpec("images", "UINT8", ("height", "width", 3)),),
+    outputs=tuple(TensorSpec(name, "FP32", LATENTS) for name in ("mean", "std")),
+)
+
+
+def ensembles(
+    settings: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    text_steps: tuple[Step, ...],
+    conditions: tuple[str, ...],
+) -> tuple[EnsembleSpec, EnsembleSpec]:
+    """Both tasks: `text_steps` encode the prompt, the scheduler takes `conditions` and a size or an image."""
+    size, image = ("height", "width"), ("image", "image_mean", "image_std", "strength")
+    return (
+        EnsembleSpec(
+            task=TEXT_TO_IMAGE,
+            inputs=(PROMPT, *settings, *SIZES),
+            outputs=outputs,
+            steps=(*text_steps, Step("scheduler", (*conditions, *size), ("latents",)), DECODE),
+        ),
+        EnsembleSpec(
+            task=IMAGE_TO_IMAGE,
+            inputs=(PROMPT, *settings, *BASE_IMAGE),
+            outputs=outputs,
+            steps=(*text_steps, ENCODE, Step("scheduler", (*conditions, *image), ("latents",)), DECODE),
+        ),
+    )

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5EncoderModel
 
 from diffusion.latents import pack
-from finetune import card, evaluate, flux, text_encoders, vae
+from finetune import card, flux, text_encoders, vae
 from finetune.dataset import as_model_input
 from finetune.flux import FluxPhase
 from finetune.run import Phase
@@ -92,10 +92,9 @@ class FluxPretraining(Pretraining):
             transformer=FluxTransformer2DModel.from_pretrained(self.work / "denoiser").half(),
         )
 
-    def card(self) -> None:
-        evaluation = self.work / "evaluation"
-        evaluate.report(self.output, self.work, evaluation, guidance=self.recipe.guidance)
-        card.write(card.FLUX, self.output, self.runs, self.panels, evaluation)
+    @property
+    def words(self) -> card.Words:
+        return card.FLUX
 
     def load_text(self) -> flux.Text:
         folder = self.work / "text"

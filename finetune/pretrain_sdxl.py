@@ -15,7 +15,7 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from finetune import card, evaluate, sdxl, text_encoders, vae
+from finetune import card, sdxl, text_encoders, vae
 from finetune.dataset import as_model_input
 from finetune.run import Phase
 from finetune.stages import Pretraining, Recipe
@@ -86,10 +86,9 @@ class SdxlPretraining(Pretraining):
             add_watermarker=False,
         )
 
-    def card(self) -> None:
-        evaluation = self.work / "evaluation"
-        evaluate.report(self.output, self.work, evaluation, guidance=self.recipe.guidance)
-        card.write(card.SDXL, self.output, self.runs, self.panels, evaluation)
+    @property
+    def words(self) -> card.Words:
+        return card.SDXL
 
     def load_text(self) -> sdxl.Text:
         folder = self.work / "text"

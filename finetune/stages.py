@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from torch import nn
 
-from finetune import vae
+from finetune import card, evaluate, vae
 from finetune.card import Panel
 from finetune.dataset import Pixels, training_pictures
 from finetune.run import Phase
@@ -81,9 +81,16 @@ class Pretraining(ABC):
     def pipeline(self) -> DiffusionPipeline:
         """What the stages have made, as stock diffusers' pipeline."""
 
+    @property
     @abstractmethod
+    def words(self) -> card.Words:
+        """What the model card says of the family."""
+
     def card(self) -> None:
         """Evaluates the checkpoint and writes its model card beside it."""
+        evaluation = self.work / "evaluation"
+        evaluate.report(self.output, self.work, evaluation, guidance=self.recipe.guidance)
+        card.write(self.words, self.output, self.runs, self.panels, evaluation)
 
     def vae(self) -> None:
         torch.manual_seed(0)

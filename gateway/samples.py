@@ -51,7 +51,7 @@ class Sample:
 
     def inputs(self) -> list[InferInput]:
         """The ensemble's inputs, each with a batch axis of 1."""
-        return [_input(tensor, getattr(self, tensor.name)) for tensor in self.order.spec.inputs]
+        return [input_tensor(tensor, getattr(self, tensor.name)) for tensor in self.order.spec.inputs]
 
     def outputs(self) -> list[Expected]:
         """What must come back for this sample."""
@@ -79,7 +79,7 @@ def picture_of(found: Mapping[str, NDArray[Any]]) -> Picture:
     return Picture(found["images"][0], tokens)
 
 
-def _input(spec: TensorSpec, value: Any) -> InferInput:
+def input_tensor(spec: TensorSpec, value: Any) -> InferInput:
     """The tensor [1, ...] of `value`, which is one element or an array."""
     array = np.asarray(value.encode() if isinstance(value, str) else value, _numpy_dtype(spec.dtype))
     shaped = array[None] if array.ndim else array.reshape(1, 1)

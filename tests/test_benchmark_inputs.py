@@ -16,6 +16,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from benchmarks import inputs
 from families import FAMILIES, FLUX, SDXL, Range, TensorSpec, check_strength
+from families.generated import differing
 from families.triton import MODEL_REPOSITORY
 from gateway.samples import ORDERS, Order
 
@@ -72,7 +73,7 @@ def test_every_ensemble_has_its_file_and_no_file_is_left_over() -> None:
 
 
 def test_the_files_are_up_to_date() -> None:
-    assert inputs.differing(inputs.FOLDER) == {}
+    assert differing(inputs.wanted()) == {}
 
 
 def test_check_finds_what_differs_and_writing_mends_it(
