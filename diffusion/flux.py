@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from diffusion.denoise import Inputs, Sample
-from diffusion.latents import BaseImage, image_ids, noise, pack, unpack
+from diffusion.latents import BaseImage, image_ids, pack, start_and_noise, unpack
 from diffusion.settings import Settings
 from families import FLUX
 
@@ -34,10 +34,8 @@ class FluxPicture:
 
     def start(self, settings: Settings, text: FluxText, image: BaseImage | None = None) -> FluxSample:
         """A sample before its first step, with a scheduler of its own."""
-        height, width = settings.height // FLUX.vae_scale_factor, settings.width // FLUX.vae_scale_factor
-        generator = torch.Generator("cpu").manual_seed(settings.seed)
-        start = image.draw(generator) if image else None
-        random = noise(generator, self.channels, height, width)
+        height, width = FLUX.latent_size(settings.height, settings.width)
+        start, random = start_and_noise(settings.seed, image, self.channels, (height, width))
         scheduler = _scheduler_for(self.scheduler, settings.num_inference_steps, height * width // 4)
         begin = first_step(settings)
         scheduler.set_begin_index(begin)
@@ -64,8 +62,7 @@ class FluxSample(Sample):
     @property
     def latent_size(self) -> tuple[int, int]:
         """Height and width."""
-        factor = FLUX.vae_scale_factor
-        return self.settings.height // factor, self.settings.width // factor
+        return FLUX.latent_size(self.settings.height, self.settings.width)
 
     @property
     def group_key(self) -> Hashable:

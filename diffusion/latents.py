@@ -20,6 +20,15 @@ class BaseImage:
         return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
 
 
+def start_and_noise(
+    seed: int, image: BaseImage | None, channels: int, latent_size: tuple[int, int]
+) -> tuple[Tensor | None, Tensor]:
+    """Latents of `image` or None, and noise, both [1, channels, h, w], drawn in the pipelines' order."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    start = image.draw(generator) if image else None
+    return start, noise(generator, channels, *latent_size)
+
+
 def noise(generator: torch.Generator, channels: int, latent_height: int, latent_width: int) -> Tensor:
     """float32 [1, channels, h, w], as diffusers' pipelines draw it from a CPU generator."""
     return torch.randn((1, channels, latent_height, latent_width), generator=generator)

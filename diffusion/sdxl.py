@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoise import Inputs, Sample
-from diffusion.latents import BaseImage, noise
+from diffusion.latents import BaseImage, start_and_noise
 from diffusion.settings import Settings
 from families import SDXL
 
@@ -44,10 +44,8 @@ class SdxlPicture:
         self, settings: Settings, text: SdxlText, negative: SdxlText, image: BaseImage | None = None
     ) -> SdxlSample:
         """A sample before its first step, with a scheduler of its own."""
-        height, width = settings.height // SDXL.vae_scale_factor, settings.width // SDXL.vae_scale_factor
-        generator = torch.Generator("cpu").manual_seed(settings.seed)
-        start = image.draw(generator) if image else None
-        random = noise(generator, self.channels, height, width)
+        latent_size = SDXL.latent_size(settings.height, settings.width)
+        start, random = start_and_noise(settings.seed, image, self.channels, latent_size)
         scheduler = getattr(diffusers, settings.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(settings.num_inference_steps)
         begin = first_step(settings)

@@ -68,9 +68,10 @@ class Request:
 
     def _input(self, name: str) -> Any:
         """InvalidRequest if `name` was not sent: some tasks need what a config calls optional."""
-        if not self.has(name):
+        found = pb_utils.get_input_tensor_by_name(self.raw, name)
+        if found is None:
             raise InvalidRequest(f"{name} is missing")
-        return pb_utils.get_input_tensor_by_name(self.raw, name)
+        return found
 
     def column(self, name: str) -> list[Any]:
         """The values of a [B, 1] tensor, one a row."""

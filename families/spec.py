@@ -204,6 +204,10 @@ class FamilySpec:
         """The Triton model that serves `component`."""
         return f"{self.name}_{component.name}"
 
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the latents of a picture of these pixels."""
+        return height // self.vae_scale_factor, width // self.vae_scale_factor
+
     def axes(self, *, batch: int, height: int, width: int, text_length: int) -> Axes:
         """Sizes of every axis for a call on pictures of height x width pixels and `text_length` tokens.
 
@@ -212,7 +216,7 @@ class FamilySpec:
         for name, size in (("height", height), ("width", width)):
             if size <= 0 or size % self.size_multiple:
                 raise ValueError(f"{name} {size} is not a positive multiple of {self.size_multiple}")
-        latent_height, latent_width = height // self.vae_scale_factor, width // self.vae_scale_factor
+        latent_height, latent_width = self.latent_size(height, width)
         tokens = (latent_height // self.latent_multiple) * (latent_width // self.latent_multiple)
         return {
             "batch": batch,
