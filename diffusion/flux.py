@@ -36,7 +36,7 @@ class FluxPicture:
         """A sample before its first step, with a scheduler of its own."""
         height, width = FLUX.latent_size(settings.height, settings.width)
         start, random = start_and_noise(settings.seed, image, self.channels, (height, width))
-        scheduler = _scheduler_for(self.scheduler, settings.num_inference_steps, height * width // 4)
+        scheduler = scheduler_for(self.scheduler, settings.num_inference_steps, height * width // 4)
         begin = first_step(settings)
         scheduler.set_begin_index(begin)
         timesteps = scheduler.timesteps[begin:]
@@ -86,7 +86,7 @@ class FluxSample(Sample):
         return unpack(super().result(), *self.latent_size)
 
 
-def _scheduler_for(
+def scheduler_for(
     template: FlowMatchEulerDiscreteScheduler, num_inference_steps: int, image_tokens: int
 ) -> FlowMatchEulerDiscreteScheduler:
     """A scheduler for one picture, set as FluxPipeline does: sigmas shifted by the number of tokens."""

@@ -61,11 +61,11 @@ def grid(pixels: Pixels, columns: int) -> Image.Image:
 
 def scores(right: dict[str, torch.Tensor], scenes: list[Scene]) -> dict[str, float]:
     """Share right of each attribute asked, of all three at once, and of marks where the prompt names one."""
-    result = {name: right[name].float().mean().item() for name in ASKED}
-    result["all three"] = torch.stack([right[name] for name in ASKED]).all(0).float().mean().item()
+    result = {name: right[name].double().mean().item() for name in ASKED}
+    result["all three"] = torch.stack([right[name] for name in ASKED]).all(0).double().mean().item()
     for name in ("style", "industry"):
         named = torch.tensor([getattr(scene, name) is not None for scene in scenes])
-        result[name] = right[name][named].float().mean().item()
+        result[name] = right[name][named].double().mean().item()
     return result
 
 

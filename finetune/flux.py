@@ -34,11 +34,13 @@ Condition = tuple[torch.Tensor, torch.Tensor]  # prompt_embeds [B, T, 96], poole
 class FluxPhase(Phase):
     """With `teacher`, the run of that name, the target is its guided prediction, of which the share `rescale`
     keeps the contrast of the unguided one. Noise levels are uniform or logit-normal (arXiv 2403.03206), which
-    hardly ever shows the first steps of drawing."""
+    hardly ever shows the first steps of drawing. With `rollout` the noisy latents are those that the model
+    comes to itself (DAgger, arXiv 1011.0686), not straight lines to a picture."""
 
     teacher: str | None = None
     uniform: bool = False
     rescale: float = 0.0
+    rollout: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,32 +95,65 @@ def _noise_levels(batch: int, uniform: bool) -> torch.Tensor:
     return torch.sigmoid(torch.special.ndtri(quantiles.clamp(1e-4, 1 - 1e-4)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
-    """Training samples: packed latents with noise on the straight line between, arXiv 2403.03206."""
+    """Training samples: packed noisy latents at noise levels `sigma`, of pictures `seeds`."""
 
     seeds: list[int]
-    clean: torch.Tensor
-    noise: torch.Tensor
+    noisy: torch.Tensor
     sigma: torch.Tensor
     guidance: torch.Tensor
-
-    @classmethod
-    def draw(cls, latents: torch.Tensor, size: int, uniform: bool, rng: random.Random) -> Batch:
-        seeds = [rng.randrange(len(latents)) for _ in range(size)]
-        clean, guidance = latents[seeds], torch.empty(size).uniform_(*GUIDANCE)
-        return cls(seeds, clean, torch.randn_like(clean), _noise_levels(size, uniform), guidance)
-
-    @property
-    def noisy(self) -> torch.Tensor:
-        return torch.lerp(self.clean, self.noise, self.sigma[:, None, None])
 
     def predict(self, model: FluxTransformer2DModel, text: Condition) -> torch.Tensor:
         return predict(model, self.noisy, text, self.sigma, self.guidance)
 
 
+@dataclass
+class StraightBatch(Batch):
+    """Latents on the straight line from `noise` to `clean`, arXiv 2403.03206."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+
+    @classmethod
+    def draw(cls, latents: torch.Tensor, size: int, uniform: bool, rng: random.Random) -> StraightBatch:
+        seeds = [rng.randrange(len(latents)) for _ in range(size)]
+        clean, guidance = latents[seeds], torch.empty(size).uniform_(*GUIDANCE)
+        noise, sigma = torch.randn_like(clean), _noise_levels(size, uniform)
+        return cls(seeds, torch.lerp(clean, noise, sigma[:, None, None]), sigma, guidance, clean, noise)
+
+
+class Rollout(Batch):
+    """Pictures that the model is drawing, each at another step of `sigmas` [steps + 1], which ends in 0."""
+
+    def __init__(self, size: int, shape: torch.Size, sigmas: torch.Tensor, pictures: int) -> None:
+        self.sigmas, self.pictures = sigmas, pictures
+        self.step = torch.arange(size) * (len(sigmas) - 1) // size
+        self.seeds = [0] * size
+        self.noisy, self.guidance = torch.randn(size, *shape), torch.empty(size).uniform_(*GUIDANCE)
+        for place in range(size):
+            self._begin(place, random.Random(place))
+
+    @property
+    def sigma(self) -> torch.Tensor:  # type: ignore[override]
+        return self.sigmas[self.step]
+
+    def _begin(self, place: int, rng: random.Random) -> None:
+        self.seeds[place] = rng.randrange(self.pictures)
+        self.noisy[place] = torch.randn_like(self.noisy[place])
+        self.guidance[place].uniform_(*GUIDANCE)
+
+    def advance(self, velocity: torch.Tensor, rng: random.Random) -> None:
+        """An Euler step each; who is done begins another picture."""
+        change = (self.sigmas[self.step + 1] - self.sigma)[:, None, None] * velocity
+        self.noisy, self.step = self.noisy + change, self.step + 1
+        for place in (self.step == len(self.sigmas) - 1).nonzero()[:, 0].tolist():
+            self.step[place] = 0
+            self._begin(place, rng)
+
+
 def _matching_loss(
-    model: FluxTransformer2DModel, text: Text, batch: Batch, length: int, rng: random.Random
+    model: FluxTransformer2DModel, text: Text, batch: StraightBatch, length: int, rng: random.Random
 ) -> torch.Tensor:
     captions = [caption(sample_scene(seed), rng) for seed in batch.seeds]
     kept = ["" if rng.random() < CAPTION_DROPOUT else words for words in captions]
@@ -136,7 +171,10 @@ def _distillation_loss(
         plain = batch.predict(teacher, condition)
         guided = torch.lerp(without, plain, batch.guidance[:, None, None])
         target = _rescaled(guided, plain, batch, rescale)
-    return nn.functional.mse_loss(batch.predict(model, condition), target)
+    answer = batch.predict(model, condition)
+    if isinstance(batch, Rollout):
+        batch.advance(answer.detach(), rng)
+    return nn.functional.mse_loss(answer, target)
 
 
 def _rescaled(guided: torch.Tensor, plain: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
@@ -159,19 +197,22 @@ def _teacher(model: FluxTransformer2DModel, run: Path) -> FluxTransformer2DModel
 
 
 def train(
-    model: FluxTransformer2DModel, phase: FluxPhase, latents: torch.Tensor, text: Text, folder: Path
-) -> None:
-    """Runs `phase` on `model` in place over packed, scaled `latents` [N, tokens, channels]."""
+    model: FluxTransformer2DModel, phase: FluxPhase, latents: torch.Tensor, text: Text,
+    sigmas: torch.Tensor, folder: Path,
+) -> None:  # fmt: skip
+    """Runs `phase` on `model` in place over packed, scaled `latents` [N, tokens, channels].
+
+    `sigmas` [steps + 1] are the noise levels of a drawing, for phases that roll out.
+    """
     teacher = _teacher(model, folder / phase.teacher) if phase.teacher else None
+    rollout = Rollout(phase.batch_per_worker, latents.shape[1:], sigmas, len(latents))
 
     def loss(step: int) -> torch.Tensor:
-        rng = random.Random(f"{phase.name} {step} {rank()}")
-        batch, length = (
-            Batch.draw(latents, phase.batch_per_worker, phase.uniform, rng),
-            PADDINGS[step % len(PADDINGS)],
-        )
+        rng, length = random.Random(f"{phase.name} {step} {rank()}"), PADDINGS[step % len(PADDINGS)]
+        straight = StraightBatch.draw(latents, phase.batch_per_worker, phase.uniform, rng)
         if teacher is None:
-            return _matching_loss(model, text, batch, length, rng)
+            return _matching_loss(model, text, straight, length, rng)
+        batch = rollout if phase.rollout else straight
         return _distillation_loss(model, teacher, text, batch, length, phase.rescale, rng)
 
     optimise(model, phase, loss, folder)

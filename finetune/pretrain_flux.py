@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5EncoderModel
 
+from diffusion.flux import scheduler_for
 from diffusion.latents import pack
 from finetune import card, flux, text_encoders, vae
 from finetune.dataset import as_model_input
@@ -19,6 +20,7 @@ from finetune.tokenizers import caption_corpus, train_clip_tokenizer, train_t5_t
 from finetune.vae import VaePhase
 
 T5_LENGTH = 64  # tokens
+STEPS = 28  # of the drawings that the last phase learns from
 # FLUX.1-dev's scheduler_config.json
 SCHEDULER = {
     "shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15,
@@ -39,6 +41,8 @@ FLUX_TINY = Recipe(
         FluxPhase("transformer-distil", 3_000, learning_rate=6e-4, batch=32, teacher=TEACHER),
         FluxPhase("transformer-uniform", 1_200, 5e-4, batch=32, teacher=TEACHER, uniform=True),
         FluxPhase("transformer-rescaled", 1_600, 5e-4, batch=32, teacher=TEACHER, uniform=True, rescale=0.7),
+        FluxPhase("transformer-last", 2_000, 4e-4, batch=32, teacher=TEACHER, uniform=True, rescale=0.7),
+        FluxPhase("transformer-rollout", 2_000, 4e-4, batch=32, teacher=TEACHER, rescale=0.7, rollout=True),
     ),
     guidance=3.5,
 )
@@ -75,8 +79,10 @@ class FluxPretraining(Pretraining):
 
     def train_denoiser(self, latents: torch.Tensor) -> FluxTransformer2DModel:
         model, condition, tokens = flux.build_transformer(), self.load_text(), pack(latents)
+        scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+        sigmas = scheduler_for(scheduler, STEPS, tokens.shape[1]).sigmas
         for phase in self.recipe.denoiser:
-            flux.train(model, phase, tokens, condition, self.runs)
+            flux.train(model, phase, tokens, condition, sigmas, self.runs)
         return model
 
     def pipeline(self) -> FluxPipeline:

@@ -196,11 +196,8 @@ def test_the_card_names_every_run(name: str, tmp_path: Path) -> None:
     assert all(f"run `{panel.folder}`" in card for panel in kind(recipe, tmp_path, tmp_path).panels)
 
 
-COLOUR_MISSED = pytest.mark.xfail(reason="flux-tiny gets the colour right in 94.5 %", strict=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("flux-tiny", marks=COLOUR_MISSED), "sdxl-tiny"])
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_held_out_prompts_are_drawn_right(name: str, tmp_path: Path) -> None:
     guidance = CHECKPOINTS[name][1].guidance
     scores = evaluate.report(ASSETS / name, tmp_path / "cache", tmp_path, guidance=guidance)
