@@ -15,7 +15,10 @@ class InvalidRequest(ValueError):
     """A request asks for what it may not; the message names the thing, the value and the choices."""
 
 
-NUMPY_DTYPES = {"FP32": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8"}
+NUMPY_DTYPES = {
+    "FP32": "float32", "FP16": "float16", "BF16": "bfloat16",
+    "INT32": "int32", "INT64": "int64", "UINT8": "uint8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,10 @@ class FamilySpec:
         """Height and width of the latents of a picture of these pixels."""
         return height // self.vae_scale_factor, width // self.vae_scale_factor
 
-    def axes(self, *, batch: int, height: int, width: int, text_length: int) -> Axes:
+    def axes(self, *, batch: int, height: int, width: int, text_length: int, rank: int = 0) -> Axes:
         """Sizes of every axis for a call on pictures of height x width pixels and `text_length` tokens.
+
+        `rank` is that of the packed adapters; 0 means none.
 
         Raises ValueError if height or width is not a multiple of `size_multiple`.
         """
@@ -226,6 +231,7 @@ class FamilySpec:
             "latent_width": latent_width,
             "image_tokens": tokens,
             "text_length": text_length,
+            "rank": rank,
         }
 
     @property

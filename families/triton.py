@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from families.spec import ComponentSpec, EnsembleSpec, FamilySpec, Step, TensorSpec
@@ -18,8 +18,8 @@ def component_config(family: FamilySpec, component: ComponentSpec) -> str:
         f"# Written by `python -m families` from families/{family.name}.py: change it there.",
         f'name: "{family.model_name(component)}"',
         f"max_batch_size: {family.max_rows(component)}",
-        *(_tensor("input", tensor) for tensor in component.inputs),
-        *(_tensor("output", tensor) for tensor in component.outputs),
+        *(tensor_line("input", tensor, tensor.dims) for tensor in component.inputs),
+        *(tensor_line("output", tensor, tensor.dims) for tensor in component.outputs),
         "instance_group [ { count: 1 } ]",
     ]
     if component.response_cache:
@@ -35,8 +35,8 @@ def ensemble_config(family: FamilySpec, ensemble: EnsembleSpec) -> str:
         f'name: "{family.ensemble_name(ensemble)}"',
         'platform: "ensemble"',
         f"max_batch_size: {family.max_batch_size}",
-        *(_tensor("input", tensor) for tensor in ensemble.inputs),
-        *(_tensor("output", tensor) for tensor in ensemble.outputs),
+        *(tensor_line("input", tensor, tensor.dims) for tensor in ensemble.inputs),
+        *(tensor_line("output", tensor, tensor.dims) for tensor in ensemble.outputs),
         parameters({f"tensor.{tensor.name}": tensor.meaning for tensor in tensors}) + "ensemble_scheduling {",
         *(_step(family, step) for step in ensemble.steps),
         "}",
@@ -56,9 +56,14 @@ def _map(kind: str, entry: str | tuple[str, str]) -> str:
     return f'{kind} {{ key: "{own}" value: "{outer}" }}'
 
 
-def _tensor(direction: str, tensor: TensorSpec) -> str:
-    dims = ", ".join(str(size) for size in tensor.dims)
-    return f'{direction} [ {{ name: "{tensor.name}" data_type: TYPE_{tensor.dtype} dims: [ {dims} ] }} ]'
+def tensor_line(direction: str, tensor: TensorSpec, dims: Iterable[int]) -> str:
+    """Declares `tensor` as "input" or "output", with `dims` that leave out the batch."""
+    return f'{direction} [ {{ name: "{tensor.name}" data_type: TYPE_{tensor.dtype} dims: {numbers(dims)} }} ]'
+
+
+def numbers(values: Iterable[int]) -> str:
+    """A repeated field's values."""
+    return f"[ {', '.join(map(str, values))} ]"
 
 
 def parameters(values: Mapping[str, object]) -> str:

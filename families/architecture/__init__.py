@@ -1,0 +1,1 @@
+"""Every layer of every component, derived from the configs of a checkpoint."""

@@ -1,0 +1,20 @@
+"""Adapters as engine inputs: packed, one per row of a batch, at offsets that the architecture fixes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from families.spec import ComponentSpec, TensorSpec
+
+LORA_A, LORA_B = "lora_a", "lora_b"
+
+
+def with_lora(component: ComponentSpec, sum_in: int, sum_out: int, dtype: str) -> ComponentSpec:
+    """`component` with the inputs lora_a [batch, rank, sum_in] and lora_b [batch, sum_out, rank].
+
+    Each target at offsets `i`, `o` computes `W x + lora_b[:, o:o+out] (lora_a[:, :, i:i+in] x)`, so that
+    zeros, or a rank of 0, are the base model. `sum_in` and `sum_out` add up the targets' sizes.
+    """
+    lora_a = TensorSpec(LORA_A, dtype, ("rank", sum_in), "A of every target, along the last axis")
+    lora_b = TensorSpec(LORA_B, dtype, (sum_out, "rank"), "B of every target, along the axis before the last")
+    return replace(component, inputs=(*component.inputs, lora_a, lora_b))
