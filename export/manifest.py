@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 FILE_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_weights")
 
 
 class ManifestError(Exception):
@@ -19,30 +20,52 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class ComponentRecord:
-    """One engine. `inputs_sha256` covers all that it was made from; paths are relative to the repository."""
+    """One engine. `inputs_sha256` covers all that it was made from; paths are relative to the repository.
+
+    What may be None only a plan has: the hash of the ONNX graph that it was built from, its optimization
+    profile, the memory that running it takes. `lora` tells of the packed LoRA inputs, for an engine that has
+    them: targets (their number), sum_in, sum_out, max_rank.
+    """
 
     file: str
     sha256: str
     inputs_sha256: str
     max_error: dict[str, float]  # axis sizes, in words -> largest difference from torch
     tolerance: float
+    precision: str  # one of PRECISIONS
+    onnx_sha256: str | None = None
+    profile: dict[str, list[list[int]]] | None = None  # input -> its smallest, usual and largest shape
+    lora: dict[str, Any] | None = None
+    device_memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ManifestError(
+                f"{self.file} has precision {self.precision!r}; choices: {', '.join(PRECISIONS)}"
+            )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an assembled repository is. Sizes are in pixels, `text_length` in tokens."""
+    """What an assembled repository is. Sizes are in pixels, `text_length` in tokens.
+
+    `builder` is what made the engines: "onnxruntime" for ONNX graphs, "tensorrt", or "tensorrt_rtx", whose
+    plans are never served. A plan runs under `builder_version` alone, on GPUs of `compute_capability`, "8.0".
+    """
 
     checkpoint: str
     checkpoint_sha256: str
     family: str
     target: str
     engine: str
-    precision: str
+    builder: str
     axes: dict[str, tuple[int, int]]  # axis -> smallest and largest size of a request
     versions: dict[str, str]  # package -> version it was exported with
     inputs_sha256: str  # of everything that the repository was made from
     components: dict[str, ComponentRecord]
     files: dict[str, str]  # path relative to the repository -> sha256
+    builder_version: str = ""
+    compute_capability: str | None = None  # None: not bound to a GPU
     format: int = FORMAT
 
 
@@ -117,3 +140,34 @@ def differing_versions(manifest: Manifest, installed: Mapping[str, str]) -> list
         for name, version in manifest.versions.items()
         if installed.get(name) != version
     ]
+
+
+def check_builder(manifest: Manifest) -> None:
+    """ManifestError unless the engines are plans that Triton's tensorrt backend can serve."""
+    if manifest.builder == "tensorrt_rtx":
+        raise ManifestError(
+            "a tensorrt_rtx plan is a compiler check, not a served engine: export for TensorRT"
+        )
+    if manifest.builder != "tensorrt":
+        raise ManifestError(
+            f"engines were built by {manifest.builder!r}; the tensorrt backend runs 'tensorrt'"
+        )
+
+
+def check_compute_capability(manifest: Manifest, found: str | None) -> None:
+    """ManifestError unless the plans were built for a GPU of `found`; None says that there is no GPU."""
+    if manifest.compute_capability != found:
+        here = f"this GPU has {found}" if found else "this machine has no GPU"
+        raise ManifestError(
+            f"plans were built for compute capability {manifest.compute_capability}, {here}: "
+            "export again on a GPU like the one that serves"
+        )
+
+
+def check_builder_version(manifest: Manifest, installed: str) -> None:
+    """ManifestError unless the plans were built by TensorRT `installed`."""
+    if manifest.builder_version != installed:
+        raise ManifestError(
+            f"plans were built by TensorRT {manifest.builder_version}, this is TensorRT {installed}: "
+            "export again in the image that serves"
+        )

@@ -38,6 +38,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=defaults.threads, metavar="N", help="per model; default all"
     )
+    parser.add_argument(
+        "--startup-timeout", type=float, default=defaults.startup_timeout_seconds, metavar="SECONDS"
+    )
     parser.add_argument("--exit-timeout", type=int, default=defaults.exit_timeout_seconds, metavar="SECONDS")
     return parser.parse_args(argv)
 
@@ -72,6 +75,7 @@ def serve(arguments: argparse.Namespace) -> None:
         grpc_port=arguments.grpc_port,
         metrics_port=arguments.metrics_port,
         threads=arguments.threads,
+        startup_timeout_seconds=arguments.startup_timeout,
         exit_timeout_seconds=arguments.exit_timeout,
     )
     with EmbeddedTriton(arguments.repository, arguments.log_dir, options, report=show) as triton:

@@ -16,8 +16,9 @@ from serving.errors import ServingError
 from serving.guard import sweep
 from serving.launch import Launch, Options
 from serving.machine import find_libpython, find_wheel, library_folders
+from serving.plans import runs_plans
 from serving.ports import LOOPBACK, resolve_port
-from serving.repository import model_names, models_folder
+from serving.repository import MODELS, model_names, open_repository
 from serving.startup_log import StartupLog
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -109,13 +110,15 @@ class EmbeddedTriton:
 
     def _prepare(self) -> Launch:
         wheel, libpython = find_wheel(), find_libpython(library_folders())
-        models = [models_folder(repository, self.report) for repository in self.repositories]
+        manifests = [open_repository(repository, self.report) for repository in self.repositories]
+        models = [repository / MODELS for repository in self.repositories]
         model_names(models)  # before anything starts: two repositories may not serve one name
         grpc_port = resolve_port(self.options.grpc_port, "gRPC")
         metrics_port = resolve_port(self.options.metrics_port, "metrics", taken=grpc_port)
         self.options = replace(self.options, grpc_port=grpc_port, metrics_port=metrics_port)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        return Launch(wheel, libpython, models, own_folder(), self.options)
+        plans = any(runs_plans(manifest) for manifest in manifests)
+        return Launch(wheel, libpython, models, own_folder(), self.options, plans)
 
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
         """The guard runs in a session of its own, so that Ctrl-C reaches this process only."""

@@ -15,9 +15,16 @@ from serving.machine import Wheel
 from serving.ports import LOOPBACK
 
 OUR_BACKENDS = Path(__file__).with_name("backends")
+SHARED_MODULE = "batching.py"
 # The key is drawn at every start and told to no client. It guards against mistakes over gRPC: users of this
 # machine can read it from the command line.
 RESTRICTED = "shared-memory,model-repository,trace,logging"
+CPU_OPTIONS = (
+    "--backend-config=python,stub-timeout-seconds=120",
+    "--pinned-memory-pool-byte-size=0",
+    "--allow-gpu-metrics=false",
+)
+PINNED_BYTES = 256 * 2**20  # for copies to and from a GPU; of GPU memory Triton's own 64 MiB are reserved
 NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "AIP_MODE")
 
 
@@ -40,13 +47,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of tritonserver on folders of `models`; `folder` is its own, empty, removed at its end."""
+    """One start of tritonserver on folders of `models`; `folder` is its own, empty, removed at its end.
+
+    `plans` says that TensorRT plans are among the engines.
+    """
 
     wheel: Wheel
     libpython: Path
     models: Sequence[Path]
     folder: Path
     options: Options
+    plans: bool
     shm_prefix: str = field(default_factory=lambda: f"triton_{secrets.token_hex(8)}_")
 
     def assemble(self) -> None:
@@ -57,7 +68,9 @@ class Launch:
         python, skipped = self.folder / "backends" / "python", shutil.ignore_patterns("__pycache__")
         # Copied, since Triton refuses a library behind a link that leads out of the backend directory.
         shutil.copytree(self.wheel.python_backend, python, ignore=skipped)
-        shutil.copytree(OUR_BACKENDS, python.parent, ignore=skipped, dirs_exist_ok=True)
+        for model in OUR_BACKENDS.glob("*/model.py"):
+            ours = shutil.copytree(model.parent, python.parent / model.parent.name, ignore=skipped)
+            shutil.copy(OUR_BACKENDS / SHARED_MODULE, ours)  # a stub imports from its backend's folder only
         (python / self.wheel.stub.name).symlink_to(self.wheel.stub)
         for link, models in zip(self._links(), self.models, strict=True):
             link.symlink_to(models)
@@ -90,11 +103,18 @@ class Launch:
             "--model-control-mode=none",
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
-            "--backend-config=python,stub-timeout-seconds=120",
             f"--cache-directory={self.wheel.caches}",
             f"--cache-config=local,size={self.options.cache_bytes}",
-            "--pinned-memory-pool-byte-size=0",
             f"--exit-timeout-secs={self.options.exit_timeout_seconds}",
+            *(self._gpu_options() if self.plans else CPU_OPTIONS),
+        ]
+
+    def _gpu_options(self) -> list[str]:
+        """A plan of many gigabytes may take all of the start to load."""
+        return [
+            f"--backend-config=python,stub-timeout-seconds={self.options.startup_timeout_seconds:.0f}",
+            f"--pinned-memory-pool-byte-size={PINNED_BYTES}",
+            "--allow-gpu-metrics=true",
         ]
 
     def _network_options(self) -> list[str]:
@@ -107,5 +127,4 @@ class Launch:
             f"--grpc-restricted-protocol={RESTRICTED}:key={secrets.token_hex(16)}",
             f"--metrics-address={LOOPBACK}",
             f"--metrics-port={self.options.metrics_port}",
-            "--allow-gpu-metrics=false",
         ]

@@ -9,25 +9,31 @@ from pathlib import Path
 
 from export.manifest import Manifest, ManifestError, differing_versions, read, verify
 from serving.errors import ServingError
+from serving.plans import check_plans, runs_plans
+
+MODELS = "models"
 
 
-def models_folder(repository: Path, report: Callable[[str], None]) -> Path:
-    """The folder that Triton serves; ServingError if `repository` is missing or differs from its manifest.
+def open_repository(repository: Path, report: Callable[[str], None]) -> Manifest:
+    """The manifest of what Triton serves; ServingError if `repository` is missing or differs from it.
 
+    Plans must have been built for this machine's GPUs and TensorRT, too.
     `report` gets a line for each package that has another version than at export.
     """
     if not repository.is_dir():
         raise ServingError(f"repository {repository} does not exist: build it with `python -m export`")
     try:
         manifest = read(repository)
+        if runs_plans(manifest):
+            check_plans(manifest, repository)  # before hashing what may be many gigabytes
         verify(manifest, repository)
     except ManifestError as error:
         raise ServingError(str(error)) from None
-    if not any(name.startswith("models/") for name in manifest.files):
+    if not any(name.startswith(f"{MODELS}/") for name in manifest.files):
         raise ServingError(f"{repository} has no models: its manifest lists none")
     for line in differing_versions(manifest, installed_versions(manifest)):
         report(f"warning: {line}")
-    return repository / "models"
+    return manifest
 
 
 def installed_versions(manifest: Manifest) -> dict[str, str]:
