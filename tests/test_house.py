@@ -25,7 +25,7 @@ ALLOWED = {
     "finetune": {"finetune", "diffusion", "families"},
     "serving": {"serving", "export.manifest"},
     "gateway": {"gateway", "families", "serving"},
-    "benchmarks": {"benchmarks", "gateway", "serving", "export", "diffusion", "families"},
+    "benchmarks": {"benchmarks", "gateway", "serving", "finetune", "export", "diffusion", "families"},
     "examples": set(),
 }
 SHARED_LIMIT, MODEL_LIMIT = 300, 80
