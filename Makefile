@@ -6,7 +6,7 @@ REPOSITORIES := $(CHECKPOINTS:%=build/%-cpu)
 TYPED := families diffusion export gateway serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repositories demo serve test test-slow check clean
+.PHONY: help setup repositories demo serve test test-slow engines-check check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -39,6 +39,9 @@ test: setup ## run the tests
 
 test-slow: setup ## run the tests that take minutes
 	$(PYTHON) -m pytest -m "slow and not gpu"
+
+engines-check: setup ## compile every engine of the A100 target from the tiny checkpoints, without a GPU
+	$(PYTHON) -m export.engines_check
 
 check: setup ## lint, format, types, generated files, house rules
 	$(PYTHON) -m ruff check

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from export.checkpoint import open_checkpoint
 from export.errors import ExportError
 from export.manifest import FILE_NAME
 from export.plan import Plan
+from export.profile import Profile, changed
 from export.status import existing, up_to_date
-from export.targets import TARGETS, target_named
+from export.targets import BUILDERS, TARGETS, target_named, with_precisions
 from families import FamilySpec
 
 
@@ -26,8 +28,30 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, help="the repository's folder; build/CHECKPOINT-TARGET unless told"
     )
+    parser.add_argument(
+        "--precision", nargs="+", default=[], metavar="NAME=PRECISION", help="in place of the target's own"
+    )
+    parser.add_argument(
+        "--profile", nargs="+", default=[], metavar="AXIS=MIN,OPT,MAX",
+        help=f"sizes to build for; axes: {', '.join(Profile.__dataclass_fields__)}",
+    )  # fmt: skip
+    parser.add_argument("--lora", action="store_true", help="the denoiser takes packed adapters as inputs")
+    parser.add_argument(
+        "--builder", choices=BUILDERS, help="tensorrt_rtx compiles a check, not a served plan"
+    )
     parser.add_argument("--force", action="store_true", help="export every component anew")
     return parser
+
+
+def planned(options: argparse.Namespace) -> Plan:
+    """The export that the options ask for; ExportError names what cannot be."""
+    target, checkpoint = target_named(options.target), open_checkpoint(options.checkpoint)
+    target = replace(target, profile=changed(target.profile, options.profile))
+    target = with_precisions(target, checkpoint.family, options.precision)
+    builder = options.builder or target.engine
+    if target.engine == "onnxruntime" and builder != target.engine:
+        raise ExportError(f"target {target.name} is not built by {builder}")
+    return Plan(checkpoint=checkpoint, target=target, lora=options.lora, builder=builder)
 
 
 def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:
@@ -52,7 +76,7 @@ def check_output(output: Path) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    plan = Plan(open_checkpoint(options.checkpoint), target_named(options.target))
+    plan = planned(options)
     output = (options.output or Path("build", plan.name)).resolve()
     components = again(plan.checkpoint.family, options.components, options.force)
     check_output(output)

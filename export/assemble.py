@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from export.layout import Layout
 from export.plan import Plan, source_files
+from export.triton_config import GPU_INPUTS, TENSORRT, model_config
 from families import ComponentSpec, FamilySpec
 from families.triton import CONFIG, MODEL_REPOSITORY, parameters
 
@@ -16,34 +18,42 @@ STAGE_PARTS = {
 }
 
 
-def engine_path(plan: Plan, component: ComponentSpec) -> str:
+def engine_path(layout: Layout, component: ComponentSpec) -> str:
     """Where the engine of `component` lies in the repository."""
-    return f"{MODELS}/{plan.checkpoint.family.model_name(component)}/1/{plan.target.engine_file}"
+    return f"{MODELS}/{layout.family.model_name(component)}/1/{layout.target.engine_file}"
 
 
-def assemble_models(plan: Plan, repository: Path) -> None:
+def assemble_models(layout: Layout, repository: Path) -> None:
     """Copies the family's models into `repository` and completes their configs."""
-    family = plan.checkpoint.family
+    family, models = layout.family, repository / MODELS
     for source in sorted(MODEL_REPOSITORY.glob(f"{family.name}_*")):
-        destination = repository / MODELS / source.name
         for file in source_files(source):
-            _copy(file, destination / file.relative_to(source))
-        (destination / "1").mkdir(exist_ok=True)  # Triton wants a version folder of an ensemble too
-    for model, values in _parameters(plan).items():
-        _append(repository / MODELS / model / CONFIG, parameters(values))
+            _copy(file, models / source.name / file.relative_to(source))
+        (models / source.name / "1").mkdir(exist_ok=True)  # Triton wants a version folder of an ensemble too
+        _limit_batch(models / source.name / CONFIG, layout)
+    for model, values in _parameters(layout).items():
+        _append(models / model / CONFIG, parameters(values))
     for component in family.components:
-        _append(
-            repository / MODELS / family.model_name(component) / CONFIG, f'backend: "{plan.target.engine}"\n'
-        )
+        (models / family.model_name(component) / CONFIG).write_text(model_config(layout, component))
 
 
-def _parameters(plan: Plan) -> dict[str, dict[str, object]]:
-    family, checkpoint, target = plan.checkpoint.family, plan.checkpoint, plan.target
+def _limit_batch(config: Path, layout: Layout) -> None:
+    """Triton loads no ensemble that takes more pictures than an engine in it."""
+    before, after = (
+        f"max_batch_size: {size}\n"
+        for size in (layout.family.max_batch_size, layout.target.profile.batch.max)
+    )
+    config.write_text(config.read_text().replace(before, after))
+
+
+def _parameters(layout: Layout) -> dict[str, dict[str, object]]:
+    family, checkpoint, target = layout.family, layout.checkpoint, layout.target
     sizes = {"native_size": checkpoint.native_size, "min_size": target.min_size, "max_size": target.max_size}
     text = {"max_sequence_length": checkpoint.max_sequence_length, "checkpoint": checkpoint.name}
     told = {**sizes, **text, "size_multiple": family.size_multiple}
     ensembles = {family.ensemble_name(ensemble): dict(told) for ensemble in family.ensembles}
-    return {scheduler_model(family): dict(sizes), **ensembles}
+    inputs = GPU_INPUTS if target.engine == TENSORRT else {}
+    return {scheduler_model(family): {**sizes, **inputs}, **ensembles}
 
 
 def scheduler_model(family: FamilySpec) -> str:

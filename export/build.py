@@ -12,9 +12,14 @@ from pathlib import Path
 from export import manifest as manifests
 from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
+from export.engine import replacing_file
 from export.manifest import ComponentRecord, Manifest, sha256_of_file
-from export.plan import Plan, source_files
+from export.plan import ROOT, Plan, source_files
+from export.values import Absmax
 from families import ComponentSpec
+
+# Of the products that the tiny checkpoints know; other checkpoints are calibrated on prompts of their own.
+PROMPTS = ROOT / "assets" / "calibration" / "prompts.txt"
 
 
 def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[str]) -> Manifest:
@@ -31,7 +36,8 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
             print(f"{component.name:<16}", end="", flush=True)
             started = time.perf_counter()
             kept = None if component.name in again else _keep(plan, component, output, previous, folder)
-            record = kept or export_component(plan, component, folder, engine_path(plan, component))
+            absmax = {} if kept else calibrated(plan, component, output.parent)
+            record = kept or export_component(plan, component, folder, engine_path(plan, component), absmax)
             effort = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
             print(_row(record, folder, effort), flush=True)
             components[component.name] = record
@@ -41,13 +47,32 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
 
 
 def heading() -> str:
-    return f"{'component':<16}{'exported in':>12}{'MB':>8}  {'max error (allowed)'}"
+    return f"{'component':<16}{'exported in':>12}{'MB':>10}  {'precision':<13}max error (allowed)"
 
 
 def _row(record: ComponentRecord, folder: Path, effort: str) -> str:
-    errors = ", ".join(f"{error:.1e}" for error in record.max_error.values())
     megabytes = (folder / record.file).stat().st_size / 1e6
-    return f"{effort:>12}{megabytes:>8.1f}  {errors} ({record.tolerance:g})"
+    errors = ", ".join(f"{error:.1e}" for error in record.max_error.values())
+    compared = f"{errors} ({record.tolerance:g})" if errors else "not run here"
+    return f"{effort:>12}{megabytes:>10.1f}  {record.precision:<13}{compared}"
+
+
+def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:
+    """How large the inputs of `component`'s linears get, if they become int8; kept in `folder` once known."""
+    if plan.precision(component) != "int8":
+        return {}
+    from export import calibration  # here, because diffusers' pipelines take seconds to import
+
+    settings, prompts = calibration.default_settings(plan.family), PROMPTS.read_text().splitlines()
+    facts = plan.checkpoint_sha256[:12], calibration.prompts_sha256(prompts)[:12], component.name
+    path = folder / "calibration" / f"{'-'.join(facts)}.safetensors"
+    if path.is_file():
+        return calibration.load(path, plan.checkpoint, component).absmax
+    found = calibration.calibrate(plan.checkpoint, component, prompts, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as partial:
+        calibration.save(found, partial)
+    return found.absmax
 
 
 def _keep(
@@ -76,7 +101,9 @@ def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -
         family=plan.checkpoint.family.name,
         target=plan.target.name,
         engine=plan.target.engine,
-        precision=plan.target.precision,
+        builder=plan.builder,
+        builder_version=plan.versions[plan.builder],
+        compute_capability=plan.target.compute_capability,
         axes=plan.ranges,
         versions=plan.versions,
         inputs_sha256=plan.sha256,

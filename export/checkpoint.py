@@ -9,11 +9,10 @@ from typing import Any
 
 from export.errors import ExportError
 from export.manifest import sha256_of_files
-from families import FAMILIES, ComponentSpec, FamilySpec
+from families import FAMILIES, FamilySpec
 from families.spec import Configs, Width
 
 INDEX = "model_index.json"
-LIBRARIES = ("diffusers", "transformers")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 CLIP_LENGTH = 77
 TEXT_LENGTHS = 8, 512  # tokens; FluxPipeline refuses a longer max_sequence_length
@@ -53,15 +52,6 @@ class Checkpoint:
             path for part in parts or self.parts for path in (self.folder / part).rglob("*") if path.is_file()
         ]
         return sha256_of_files(self.folder, [*files, self.folder / INDEX])
-
-    def class_of(self, component: ComponentSpec) -> tuple[str, str]:
-        """(library, class) that loads `component`."""
-        library, name = self.index[component.folder]
-        if library not in LIBRARIES:
-            raise ExportError(
-                f"{self.folder / INDEX}: {component.folder} is of {library!r}, not of {LIBRARIES}"
-            )
-        return library, name
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -1,45 +1,110 @@
-"""One component: checkpoint -> engine file, compared with torch."""
+"""One component: checkpoint -> engine file, compared with torch where it can run here."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
+import onnx_ir as ir
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from export import graph, models, parity
+from export import engine, graph, models, parity, quantise_graph, values
 from export.errors import ExportError
+from export.layout import Layout
 from export.manifest import ComponentRecord, sha256_of_file
 from export.plan import Plan
+from export.smoothquant import fake_quantise
+from export.spill import Buffer, Spill
+from export.values import Absmax
+from export.weights import Weights
 from families import ComponentSpec
 
 UINT8_TOLERANCE = 1.0  # rounding may fall to either side
+# A value between two int8 levels may fall to either side too: inputs changed by 1e-6 change flux-tiny's
+# answer by 3e-2. Pictures tell more: `python -m benchmarks.int8`.
+INT8_TOLERANCE = 1e-1
+LAYERS_SUFFIX = ".layers.txt"
 
 
-def export_component(plan: Plan, component: ComponentSpec, repository: Path, file: str) -> ComponentRecord:
-    """Writes the engine to `repository`/`file`; its record. ExportError if it differs from torch."""
-    configs = plan.checkpoint.configs
-    module = models.load(plan.checkpoint, component)
+def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.Module]:
+    """The ONNX graph, whose weights have state-dict names and no values, and the fake module it is of."""
+    spec, dtype = layout.spec(component), graph.COMPUTE_DTYPES[layout.compute(component)]
     mode = FakeTensorMode()
-    structure = models.fake(plan.checkpoint, component, mode)
-    multiples, ranges = plan.checkpoint.family.axis_multiples, plan.ranges_of(component)
-    program = graph.trace(component, structure, mode, plan.traced_axes, ranges, multiples, configs)
-    model = graph.to_onnx(component, program, plan.target.opset)
-    graph.put_weights(model, models.weights(module))
+    structure = models.fake(layout.checkpoint, component, mode, dtype, layout.targets(component))
+    ranges, configs = layout.ranges_of(component), layout.checkpoint.configs
+    multiples = layout.family.axis_multiples
+    program = graph.trace(spec, structure, mode, layout.traced_axes, ranges, multiples, configs)
+    name, module = models.inner(structure)
+    model = graph.to_onnx(spec, program, layout.target.opset, name)
+    return model, module
+
+
+def quantised(layout: Layout, component: ComponentSpec, model: ir.Model) -> ir.Model:
+    """`model` with the Q/DQ pairs of the layout's precision, if it is an int8 one."""
+    if (precision := layout.precision(component)).startswith("int8"):
+        quantise_graph.quantise(model, layout.key(component), precision)
+    return model
+
+
+def export_component(
+    plan: Plan, component: ComponentSpec, repository: Path, file: str, absmax: Absmax
+) -> ComponentRecord:
+    """Writes the engine to `repository`/`file`; its record. `absmax` is of linears with int8 inputs.
+
+    ExportError if weights are not the structure's, or the engine differs from torch or cannot be built.
+    """
+    model, structure = weightless(plan, component)
+    weights = Weights(plan.checkpoint.folder / component.folder)
+    weights.check(structure)
+    write = _write_onnx if plan.target.engine == "onnxruntime" else _write_plan
+    return write(plan, component, quantised(plan, component, model), weights, repository, file, absmax)
+
+
+def _write_onnx(
+    plan: Plan,
+    component: ComponentSpec,
+    model: ir.Model,
+    weights: Weights,
+    repository: Path,
+    file: str,
+    absmax: Absmax,
+) -> ComponentRecord:
+    values.fill(model, weights, absmax)
     graph.save(model, repository / file)
-    session = parity.open_session(repository / file)
-    errors = {
-        words: parity.max_error(session, module, parity.random_inputs(component, axes, configs))
-        for words, axes in plan.checked_axes.items()
-    }
     record = ComponentRecord(
         file=file,
         sha256=sha256_of_file(repository / file),
         inputs_sha256=plan.component_sha256(component),
-        max_error=errors,
-        tolerance=UINT8_TOLERANCE if component.outputs[0].dtype == "UINT8" else plan.target.tolerance,
+        max_error=errors(plan, component, repository / file, absmax),
+        tolerance=tolerance(plan, component),
+        precision=plan.precision(component),
+        lora=plan.lora_contract(component),
     )
     _check(component, record)
     return record
+
+
+def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> dict[str, float]:
+    """Axis sizes, in words -> the graph's largest difference from torch with the same weights."""
+    spec, configs = plan.spec(component), plan.checkpoint.configs
+    dtype = graph.COMPUTE_DTYPES[plan.compute(component)]
+    module = models.load(plan.checkpoint, component, dtype, plan.targets(component))
+    if plan.precision(component).startswith("int8"):
+        fake_quantise(models.inner(module)[1], plan.key(component), absmax)
+    session = parity.open_session(path)
+    return {
+        words: parity.max_error(session, module, parity.random_inputs(spec, axes, configs))
+        for words, axes in plan.checked_axes.items()
+    }
+
+
+def tolerance(plan: Plan, component: ComponentSpec) -> float:
+    """The largest error that `parity.max_error` may find."""
+    if component.outputs[0].dtype == "UINT8":
+        return UINT8_TOLERANCE
+    return INT8_TOLERANCE if plan.precision(component) == "int8" else plan.target.tolerance
 
 
 def _check(component: ComponentSpec, record: ComponentRecord) -> None:
@@ -48,3 +113,45 @@ def _check(component: ComponentSpec, record: ComponentRecord) -> None:
             raise ExportError(
                 f"{component.name} differs from torch by {error:.1e} at {words}; allowed {record.tolerance:g}"
             )
+
+
+def job(
+    layout: Layout, component: ComponentSpec, model: ir.Model, buffers: Mapping[str, Buffer]
+) -> engine.Job:
+    """What a builder needs for `component`, whose weights lie in `buffers`."""
+    return engine.Job(
+        component=layout.spec(component),
+        graph=graph.without_weights(model),
+        weights=buffers,
+        shapes=layout.profile(component),
+        compute_capability=str(layout.target.compute_capability),
+    )
+
+
+def _write_plan(
+    plan: Plan,
+    component: ComponentSpec,
+    model: ir.Model,
+    weights: Weights,
+    repository: Path,
+    file: str,
+    absmax: Absmax,
+) -> ComponentRecord:
+    path = repository / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spill = Spill(path.parent, values.capacity(model))
+    work = job(plan, component, model, values.buffers(model, weights, absmax, spill))
+    built = engine.build(plan.builder, work, path)
+    path.with_name(path.name + LAYERS_SUFFIX).write_text(built.layers + "\n")
+    return ComponentRecord(
+        file=file,
+        sha256=sha256_of_file(path),
+        inputs_sha256=plan.component_sha256(component),
+        max_error={},  # a plan runs on its own GPU only
+        tolerance=tolerance(plan, component),
+        precision=plan.precision(component),
+        onnx_sha256=hashlib.sha256(work.graph).hexdigest(),
+        profile=plan.profile(component),
+        lora=plan.lora_contract(component),
+        device_memory_bytes=built.device_memory_bytes,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.errors import ExportError
@@ -20,6 +21,15 @@ from families import Axes, ComponentSpec
 from families.spec import Configs
 
 SINGLE_FILE_BYTES = 2**30  # protobuf stops at 2 GiB; larger weights go to a file beside the graph
+
+COMPUTE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TORCH_DTYPES = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.INT64: torch.int64,
+}
 
 AxisRanges = Mapping[str, tuple[int, int]]  # axis name -> smallest and largest size
 
@@ -61,6 +71,7 @@ def trace(
 
 
 def _dim(name: str, low: int, high: int, multiple: int) -> Any:
+    high = max(high, low + multiple)  # an axis that a profile fixes stays an axis
     if multiple == 1:
         return torch.export.Dim(name, min=low, max=high)
     return multiple * torch.export.Dim(f"{name}_units", min=low // multiple, max=high // multiple)
@@ -71,8 +82,10 @@ def torch_dtype(numpy_name: str) -> torch.dtype:
     return dtype
 
 
-def to_onnx(component: ComponentSpec, program: torch.export.ExportedProgram, opset: int) -> ir.Model:
-    """ONNX model whose initializers carry the module's own parameter names and no values yet."""
+def to_onnx(
+    component: ComponentSpec, program: torch.export.ExportedProgram, opset: int, prefix: str
+) -> ir.Model:
+    """ONNX model whose initializers carry state-dict names, `prefix` taken away, and no values yet."""
     outputs = [tensor.name for tensor in component.outputs]
     with quiet_exporter():
         exported = torch.onnx.export(
@@ -85,6 +98,8 @@ def to_onnx(component: ComponentSpec, program: torch.export.ExportedProgram, ops
     _optimize_around_weights(model)
     if lost := names - set(model.graph.initializers):
         raise ExportError(f"{component.name}: the optimizer dropped {', '.join(sorted(lost))}")
+    _name_weights(model, f"{prefix}.")
+    _upcast_resizes(model)
     _name_axes(model, component)
     _forget_origins(model)
     return model
@@ -101,6 +116,37 @@ def _optimize_around_weights(model: ir.Model) -> None:
     del model.graph.inputs[len(model.graph.inputs) - len(weights) :]
     for weight in weights:
         model.graph.initializers.add(weight)
+
+
+def _name_weights(model: ir.Model, prefix: str) -> None:
+    weights = list(model.graph.initializers.values())
+    model.graph.initializers.clear()
+    for weight in weights:
+        weight.name = str(weight.name).removeprefix(prefix)
+        model.graph.initializers.add(weight)
+
+
+def _upcast_resizes(model: ir.Model) -> None:
+    """TensorRT has no BF16 Resize: such a one runs in FP32, between two casts."""
+    for node in [each for each in model.graph if each.op_type == "Resize"]:
+        source, output = node.inputs[0], node.outputs[0]
+        if source is None or source.dtype != ir.DataType.BFLOAT16:
+            continue
+        up, down = _cast(source, ir.DataType.FLOAT), _cast(output, ir.DataType.BFLOAT16)
+        output.type = ir.TensorType(ir.DataType.FLOAT)
+        for use in list(output.uses()):
+            if use.node is not down:
+                use.node.replace_input_with(use.idx, down.outputs[0])
+        node.replace_input_with(0, up.outputs[0])
+        model.graph.insert_before(node, up)
+        model.graph.insert_after(node, down)
+
+
+def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
+    node = ir.node("Cast", [value], {"to": dtype})
+    node.outputs[0].name = f"{value.name}_{dtype.name.lower()}"
+    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(dtype), value.shape
+    return node
 
 
 def _name_axes(model: ir.Model, component: ComponentSpec) -> None:
@@ -123,14 +169,25 @@ def _forget_origins(model: ir.Model) -> None:
     model.metadata_props.clear()
 
 
-def put_weights(model: ir.Model, weights: Mapping[str, Tensor]) -> None:
-    """Fills each initializer without a value (folded constants have one) with the tensor of its name."""
-    for name, initializer in model.graph.initializers.items():
-        if initializer.const_value is not None:
-            continue
-        if name not in weights:
-            raise ExportError(f"the graph wants {name}, which the checkpoint's component does not have")
-        initializer.const_value = ir.tensor(weights[name].detach().contiguous().numpy(), name=name)
+def missing(model: ir.Model) -> list[ir.Value]:
+    """The initializers that have no value: weights. Folded constants have one."""
+    return [value for value in model.graph.initializers.values() if value.const_value is None]
+
+
+def dtype(value: ir.Value) -> ir.DataType:
+    """The type of a tensor, which every one has."""
+    if value.dtype is None:
+        raise ExportError(f"{value.name} has no type in the graph")
+    return value.dtype
+
+
+def sizes(weight: ir.Value) -> list[int]:
+    """The shape of a weight."""
+    return [int(str(size)) for size in weight.shape or ()]
+
+
+def nbytes(weight: ir.Value) -> int:
+    return math.prod(sizes(weight)) * TORCH_DTYPES[dtype(weight)].itemsize
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -140,3 +197,17 @@ def save(model: ir.Model, path: Path) -> None:
     )
     external = f"{path.name}.data" if weights > SINGLE_FILE_BYTES else None
     ir.save(model, path, external_data=external, size_threshold_bytes=1024)
+
+
+def without_weights(model: ir.Model) -> bytes:
+    """The serialized graph. Its weights have types and shapes and lie elsewhere: a builder is told where."""
+    weights = missing(model)
+    for value in weights:
+        shape = ir.Shape(sizes(value))
+        value.const_value = ir.ExternalTensor(
+            "weights", 0, nbytes(value), dtype(value), shape=shape, name=str(value.name)
+        )
+    graph = ir.to_proto(model).SerializeToString()
+    for value in weights:
+        value.const_value = None
+    return bytes(graph)

@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from families import Axes, ComponentSpec, TensorSpec
+from families.lora import LORA_A, LORA_B
 from families.spec import Configs
+
+ADAPTER_SCALE = 0.03  # as large as trained ones: adapters that drown the model compare nothing
 
 
 def random_inputs(component: ComponentSpec, axes: Axes, configs: Configs, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs of `component` for a call with these axes: normal numbers, or token ids of its vocabulary."""
+    """Inputs of `component` for a call with these axes: normal numbers, or token ids of its vocabulary.
+
+    Packed adapters are of normal numbers too, `ADAPTER_SCALE` large.
+    """
     generator = torch.Generator().manual_seed(seed)
     vocabulary = configs[component.folder].get("vocab_size", 1)
     return {t.name: _random(t, t.sizes(axes, configs), vocabulary, generator) for t in component.inputs}
@@ -30,7 +36,8 @@ def _random(
         return torch.randint(vocabulary, sizes, generator=generator)
     if tensor.dtype == "UINT8":
         return torch.randint(256, sizes, generator=generator, dtype=torch.uint8)
-    return torch.randn(sizes, generator=generator)
+    scale = ADAPTER_SCALE if tensor.name in (LORA_A, LORA_B) else 1.0
+    return scale * torch.randn(sizes, generator=generator)
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.layout import Layout
 from export.manifest import sha256_of_files
-from export.targets import Target
-from families import Axes, ComponentSpec
+from families import ComponentSpec
 from families.triton import MODEL_REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,11 +20,11 @@ PACKAGES = ("diffusers", "onnx", "onnxruntime", "onnxscript", "torch", "transfor
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Layout):
     """One export; ExportError if the target does not take pictures of the checkpoint's native size."""
 
     checkpoint: Checkpoint
-    target: Target
+    builder: str = "onnxruntime"  # or one of engine.BUILDERS
 
     def __post_init__(self) -> None:
         size, target = self.checkpoint.native_size, self.target
@@ -38,40 +38,14 @@ class Plan:
     def name(self) -> str:
         return f"{self.checkpoint.name}-{self.target.name}"
 
-    def axes(self, batch: int, height: int, width: int, text_length: int) -> Axes:
-        return self.checkpoint.family.axes(batch=batch, height=height, width=width, text_length=text_length)
-
-    @property
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        """Axis -> smallest and largest size of a call."""
-        low, high = self.target.min_size, self.target.max_size
-        least = self.axes(1, low, low, 1)
-        most = self.axes(
-            self.checkpoint.family.max_batch_size, high, high, self.checkpoint.max_sequence_length
-        )
-        return {name: (least[name], most[name]) for name in least}
-
-    def ranges_of(self, component: ComponentSpec) -> dict[str, tuple[int, int]]:
-        """`ranges`, with the rows that a call of `component` may have."""
-        return {**self.ranges, "batch": (1, self.checkpoint.family.max_rows(component))}
-
-    @property
-    def traced_axes(self) -> Axes:
-        """Sizes to trace with: at least 2 and all different, lest the exporter take one for a constant."""
-        step, low = self.checkpoint.family.size_multiple, self.target.min_size
-        return self.axes(2, low + 2 * step, low + 4 * step, self.checkpoint.max_sequence_length // 2 - 1)
-
-    @property
-    def checked_axes(self) -> dict[str, Axes]:
-        """Sizes at which an engine is compared with torch, by their words."""
-        step, low = self.checkpoint.family.size_multiple, self.target.min_size
-        length = self.checkpoint.max_sequence_length
-        calls = ((1, low, low + step, length), (3, low + 5 * step, low + 2 * step, length // 2))
-        return {f"batch {b}, {h}x{w} px, {t} tokens": self.axes(b, h, w, t) for b, h, w, t in calls}
-
     @cached_property
     def versions(self) -> dict[str, str]:
-        return {package: version(package) for package in PACKAGES}
+        return {package: version(package) for package in (*PACKAGES, *self.builder_package)}
+
+    @property
+    def builder_package(self) -> tuple[str, ...]:
+        """The package of `builder`, where it is not one of PACKAGES already."""
+        return () if self.builder in PACKAGES else (self.builder,)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -81,7 +55,7 @@ class Plan:
     def source_sha256(self) -> str:
         """Hash of the code that decides what an engine is."""
         return sha256_of_files(
-            ROOT, [path for room in ("families", "export") for path in (ROOT / room).glob("*.py")]
+            ROOT, [path for room in ("families", "export") for path in (ROOT / room).rglob("*.py")]
         )
 
     @cached_property
@@ -93,14 +67,19 @@ class Plan:
     def sha256(self) -> str:
         """Hash of everything that the assembled repository is made from."""
         return _sha256_of(
-            self.checkpoint_sha256, self.source_sha256, self.models_sha256, self.target, self.versions
+            self.checkpoint_sha256,
+            self.source_sha256,
+            self.models_sha256,
+            self.target,
+            self.lora,
+            self.versions,
         )
 
     def component_sha256(self, component: ComponentSpec) -> str:
         """Hash of everything that the engine of `component` is made from."""
         weights = self.checkpoint.sha256(component.folder)
         return _sha256_of(
-            component.name, weights, self.source_sha256, self.ranges, self.target, self.versions
+            component.name, weights, self.source_sha256, self.target, self.lora, self.builder, self.versions
         )
 
 

@@ -1,0 +1,243 @@
+"""ONNX graph and weights -> TensorRT plan, by `tensorrt` on its GPU or `tensorrt_rtx` on any machine.
+
+Networks are strongly typed: TensorRT 11 has no others, and TensorRT-RTX is asked for nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from export.builder_log import Tensor, listed_tensors, new_log, new_monitor, total_bytes
+from export.errors import ExportError
+from export.spill import Buffer
+from export.targets import BUILDERS
+from families import ComponentSpec
+
+# Triton's names of types -> TensorRT's, and as the builder lists a finished engine's.
+TYPES = {
+    "FP32": ("FLOAT", "Float"),
+    "FP16": ("HALF", "Half"),
+    "BF16": ("BF16", "BFloat16"),
+    "INT64": ("INT64", "Int64"),
+    "UINT8": ("UINT8", "UInt8"),
+}
+TIMING_CACHE = "timing.cache"
+
+Shapes = Mapping[str, list[list[int]]]  # input -> its [min, opt, max] shapes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build: `graph` is the ONNX without weights, `weights` where each lies, by initializer name."""
+
+    component: ComponentSpec
+    graph: bytes
+    weights: Mapping[str, Buffer]
+    shapes: Shapes
+    compute_capability: str  # "8.0"
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(buffer.bytes for buffer in self.weights.values())
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the builder says of a finished plan."""
+
+    builder: str
+    version: str
+    seconds: float
+    plan_bytes: int
+    weights_bytes: int
+    device_memory_bytes: int  # of one execution context at the profile's largest shapes, weights aside
+    tensors: dict[str, Tensor]
+    layers: str  # the builder's listing, one a line
+
+
+def load_builder(name: str) -> ModuleType:
+    """The module `tensorrt` or `tensorrt_rtx`, which have one interface; ExportError if it is not here."""
+    if name not in BUILDERS:
+        raise ExportError(f"unknown builder {name!r}; choices: {', '.join(BUILDERS)}")
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ExportError(
+            f"builder {name} cannot be imported ({error}); {BUILDERS[0]} comes with the image that serves, "
+            f"{BUILDERS[1]} checks on any machine"
+        ) from None
+
+
+def build(name: str, job: Job, path: Path) -> Engine:
+    """Writes the plan to `path`, whole or not at all. ExportError repeats the builder's own words."""
+    trt = load_builder(name)
+    check_disk(path.parent, job)
+    log, started = new_log(trt), time.perf_counter()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)  # the network's weights are its own: it has to outlive the build
+    parse(trt, log, network, parser, job)
+    config = _configured(trt, builder, job, path)
+    with replacing_file(path) as partial:
+        if not _serialize(trt, builder, network, config, partial):
+            log.failures.append("the builder made no plan")
+        _raise_failures(log, job)
+    _keep_timings(config, path)
+    engine = _described(trt, log, time.perf_counter() - started, path)
+    _check_finished(job, engine)
+    return engine
+
+
+def parse(trt: ModuleType, log: Any, network: Any, parser: Any, job: Job) -> None:
+    """Fills `network` from the job's graph and weights, which stay where they are."""
+    loaded = parser.load_model_proto(job.graph)
+    for weight, buffer in job.weights.items():
+        loaded = loaded and parser.load_initializer(weight, buffer.address, buffer.bytes)
+    if not (loaded and parser.parse_model_proto()):
+        log.failures.append("the parser refuses the graph")
+    _raise_failures(log, job)
+    check_network(trt, network, job.component)
+
+
+def _raise_failures(log: Any, job: Job) -> None:
+    if log.failures:
+        more = f" (and {len(log.failures) - 1} more)" if len(log.failures) > 1 else ""
+        raise ExportError(f"{job.component.name}: {' '.join(log.failures[0].split())}{more}")
+
+
+def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> None:
+    """ExportError unless the network's inputs and outputs have the component's names, types and shapes."""
+    inputs = [network.get_input(place) for place in range(network.num_inputs)]
+    outputs = [network.get_output(place) for place in range(network.num_outputs)]
+    found = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in (*inputs, *outputs)}
+    for tensor in (*component.inputs, *component.outputs):
+        dtype = getattr(trt.DataType, TYPES[tensor.dtype][0])
+        if (
+            tensor.name not in found
+            or found[tensor.name][0] != dtype
+            or not _agree(tensor.dims, found[tensor.name][1])
+        ):
+            raise ExportError(
+                f"{component.name}: the network has {found.get(tensor.name, 'no such tensor')} where "
+                f"{tensor.name} is {tensor.dtype} {['batch', *tensor.shape]}"
+            )
+
+
+def _agree(dims: list[int], shape: list[int]) -> bool:
+    """The network's `shape` has a free batch and the numbers of `dims`, wherever those are known."""
+    pairs = zip(dims, shape[1:], strict=True)
+    return shape[0] == -1 and all(wanted in (-1, size) for wanted, size in pairs)
+
+
+def _configured(trt: ModuleType, builder: Any, job: Job, path: Path) -> Any:
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = new_monitor(trt, job.component.name)
+    if trt.__name__ == "tensorrt_rtx":  # builds for a GPU that is not here, and so cannot time kernels
+        config.num_compute_capabilities = 1
+        name = f"SM{job.compute_capability.replace('.', '')}"
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+    else:
+        cache = path.with_name(TIMING_CACHE)
+        timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
+        config.set_timing_cache(timings, ignore_mismatch=False)
+    _add_profile(builder, config, job)
+    return config
+
+
+def _add_profile(builder: Any, config: Any, job: Job) -> None:
+    profile = builder.create_optimization_profile()
+    for name, shapes in job.shapes.items():
+        profile.set_shape(name, *shapes)
+        if [list(shape) for shape in profile.get_shape(name)] != shapes:
+            raise ExportError(f"{job.component.name}: the profile has {profile.get_shape(name)} for {name}")
+    if config.add_optimization_profile(profile) < 0:
+        raise ExportError(f"{job.component.name}: the builder refuses the profile {dict(job.shapes)}")
+
+
+def _keep_timings(config: Any, path: Path) -> None:
+    """The next build on this GPU need not time the same kernels again. RTX has no timings to keep."""
+    timings = config.get_timing_cache()
+    if timings is not None:
+        with replacing_file(path.with_name(TIMING_CACHE)) as partial:
+            partial.write_bytes(memoryview(timings.serialize()))
+
+
+def _serialize(trt: ModuleType, builder: Any, network: Any, config: Any, path: Path) -> bool:
+    """Streams the plan to `path`: it may be 24 GB, and the builder holds one copy already."""
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
+        def __init__(self, file: Any) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            return int(self.file.write(data))
+
+    with path.open("wb") as file:
+        built = builder.build_serialized_network_to_stream(network, config, Writer(file))
+        file.flush()
+        os.fsync(file.fileno())
+    return bool(built)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` that takes its place when the block succeeds, and is gone when it fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_disk(folder: Path, job: Job) -> None:
+    """ExportError unless `folder` has room for a plan of the job's weights."""
+    wanted, free = int(1.1 * job.weights_bytes) + 2**26, shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ExportError(
+            f"{job.component.name}: its plan needs {wanted / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} free"
+        )
+
+
+def _described(trt: ModuleType, log: Any, seconds: float, path: Path) -> Engine:
+    return Engine(
+        builder=trt.__name__,
+        version=trt.__version__,
+        seconds=seconds,
+        plan_bytes=path.stat().st_size,
+        weights_bytes=total_bytes(log.lines, "Weights"),
+        device_memory_bytes=total_bytes(log.lines, "Activation"),
+        tensors=listed_tensors(log.lines),
+        layers="\n".join(line for line in log.lines if line.startswith("Name: ")),
+    )
+
+
+def _check_finished(job: Job, engine: Engine) -> None:
+    """ExportError unless the finished engine has the component's tensors and the profile asked for."""
+    for tensor in (*job.component.inputs, *job.component.outputs):
+        found, dtype = engine.tensors.get(tensor.name), TYPES[tensor.dtype][1]
+        profile = job.shapes.get(tensor.name, [])
+        if (
+            found is None
+            or (found.dtype, found.profile) != (dtype, profile)
+            or not _agree(tensor.dims, found.shape)
+        ):
+            raise ExportError(
+                f"{job.component.name}: the engine has {found or 'no such tensor'} where {tensor.name} is "
+                f"{dtype} {['batch', *tensor.shape]} with profile {profile}"
+            )
+    if len(engine.tensors) != len(job.component.inputs) + len(job.component.outputs):
+        raise ExportError(
+            f"{job.component.name}: the engine has other tensors too: {', '.join(engine.tensors)}"
+        )

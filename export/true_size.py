@@ -1,0 +1,212 @@
+"""FLUX.1-dev's and SDXL's true graphs, exported, parsed and compiled without their weights.
+
+`python -m export.true_size`: every component is traced at its published size with LoRA inputs, each weight
+under its state-dict name, and parsed by TensorRT-RTX, the weights being zeros that take no memory. With
+`--build` the named components are compiled for the A100 too, with random weights; what the builder says of
+their memory is kept in export/measured.json, for export.memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from export import engine, graph, values
+from export.builder_log import new_log
+from export.component import job, quantised, weightless
+from export.errors import ExportError
+from export.layout import Layout
+from export.scratch import MEASURED
+from export.spill import Buffer, Spill
+from export.targets import TARGETS, with_precisions
+from families import ComponentSpec
+from families.layers import parameters
+from families.published import PUBLISHED, Published
+
+BUILDER = "tensorrt_rtx"
+SIXTEEN_BIT = ("bf16", "fp16")
+PEAK_GB = 3.0
+HEADING = (
+    f"{'component':<22}{'precision':<14}{'G parameters':>13}{'named':>7}{'known':>7}{'nodes':>8}{'graph':>9}"
+    f"{'parse':>8}{'peak GB':>9}"
+)
+
+
+def layout_of(published: Published, component: ComponentSpec, precision: str) -> Layout:
+    target = with_precisions(TARGETS["a100"], published.family, [f"{component.name}={precision}"])
+    return Layout(checkpoint=published, target=target, lora=True)
+
+
+def keys() -> list[str]:
+    return [
+        f"{p.family.name}.{component.name}" for p in PUBLISHED.values() for component in p.family.components
+    ]
+
+
+def found(key: str) -> tuple[Published, ComponentSpec]:
+    """The published checkpoint and the component of "family.component"."""
+    family, _, name = key.partition(".")
+    for published in PUBLISHED.values():
+        if published.family.name == family and key in keys():
+            return published, published.family.component(name)
+    raise ExportError(f"unknown component {key!r}; choices: {', '.join(keys())}")
+
+
+def sixteen_bit(key: str) -> str:
+    return next(precision for precision in TARGETS["a100"].precisions[key] if precision in SIXTEEN_BIT)
+
+
+def check(key: str) -> Iterator[str]:
+    """Rows of the table, one for each precision of the target; ExportError says what is wrong."""
+    published, component = found(key)
+    started, layout = time.perf_counter(), layout_of(published, component, sixteen_bit(key))
+    model, structure = weightless(layout, component)
+    traced = time.perf_counter() - started
+    total, named = _names(layout, component, model, structure)
+    for precision in [
+        sixteen_bit(key),
+        *(p for p in TARGETS["a100"].precisions[key] if p not in SIXTEEN_BIT),
+    ]:
+        layout, started = layout_of(published, component, precision), time.perf_counter()
+        model = quantised(layout, component, model)
+        known = _parse(layout, component, model)
+        figures = f"{total / 1e9:>13.3f}{named:>6.0%} {known:>6.0%} {len(model.graph):>7}{traced:>7.0f} s"
+        yield f"{key:<22}{precision:<14}{figures}{time.perf_counter() - started:>6.0f} s{peak_gb():>9.2f}"
+    if peak_gb() > PEAK_GB:
+        raise ExportError(f"{key} took {peak_gb():.2f} GB; allowed {PEAK_GB}")
+
+
+def _names(
+    layout: Layout, component: ComponentSpec, model: ir.Model, structure: nn.Module
+) -> tuple[int, float]:
+    """Parameters of the component, and the share of the graph's weights that bear one's state-dict name."""
+    facts = parameters(layout.family, component, layout.checkpoint.configs)
+    weights, own = graph.missing(model), dict(structure.named_parameters())
+    unknown = {str(value.name) for value in weights} - set(own)
+    if wrong := [
+        str(value.name) for value in weights if facts.get(str(value.name)) != tuple(graph.sizes(value))
+    ]:
+        raise ExportError(f"{component.name}: {wrong[0]} is not as families/ says")
+    return sum(math.prod(shape) for shape in facts.values()), 1 - len(unknown) / len(weights)
+
+
+def _parse(layout: Layout, component: ComponentSpec, model: ir.Model) -> float:
+    """Parses the graph; the share of its weights that the network knows by name."""
+    trt = engine.load_builder(BUILDER)
+    with tempfile.TemporaryDirectory() as folder:
+        work, _spill = unfilled(
+            layout, component, model, Path(folder), lambda spill, value: spill.reserve(graph.nbytes(value))
+        )
+        log = new_log(trt)
+        builder = trt.Builder(log)
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, log)
+        engine.parse(trt, log, network, parser, work)
+        known = [network.mark_weights_refittable(name) for name in work.weights]
+    return float(sum(known) / len(known))
+
+
+def unfilled(
+    layout: Layout,
+    component: ComponentSpec,
+    model: ir.Model,
+    folder: Path,
+    place: Callable[[Spill, ir.Value], Buffer],
+) -> tuple[engine.Job, Spill]:
+    """A build whose weights `place` makes up; the Spill has to live as long as it."""
+    spill = Spill(folder, values.capacity(model))
+    buffers = {str(value.name): place(spill, value) for value in graph.missing(model)}
+    return job(layout, component, model, buffers), spill
+
+
+def random_weight(spill: Spill, value: ir.Value) -> Buffer:
+    """Small normal numbers, or integers of the whole range, in the type of `value`."""
+    dtype, sizes = graph.TORCH_DTYPES[graph.dtype(value)], graph.sizes(value)
+    if dtype == torch.int8:
+        return spill.keep(torch.randint(-127, 128, sizes, dtype=dtype))
+    return spill.keep((0.02 * torch.randn(sizes)).to(dtype))
+
+
+def compile_(key: str, size: int) -> str:
+    """Compiles for pictures of up to `size` pixels, one a call; keeps what the builder says; a line of it."""
+    published, component = found(key)
+    precision = sixteen_bit(key)
+    layout = layout_of(published, component, precision)
+    profile = layout.target.profile
+    spans = {"size": profile.size._replace(max=size), "batch": profile.batch._replace(max=1)}
+    layout = replace(layout, target=replace(layout.target, profile=replace(profile, **spans)))
+    model, _ = weightless(layout, component)
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        work, _spill = unfilled(layout, component, model, Path(folder), random_weight)
+        built = engine.build(BUILDER, work, Path(folder, "model.plan"))
+    _keep(key, size, precision, built)
+    sizes = f"plan {built.plan_bytes / 1e9:.2f} GB, scratch {built.device_memory_bytes / 1e9:.2f} GB"
+    return f"{key:<22}{precision:<6}{size} px: {built.seconds:.0f} s, {sizes}, peak {peak_gb():.1f} GB"
+
+
+def _keep(key: str, size: int, precision: str, built: engine.Engine) -> None:
+    """Adds to what export.memory reads; the figures of one component replace each other."""
+    known = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
+    known[key] = {
+        "px": size,
+        "batch": 1,
+        "precision": precision,
+        "scratch_bytes": built.device_memory_bytes,
+        "weights_bytes": built.weights_bytes,
+        "source": f"{BUILDER} {built.version} for SM80, random weights, {date.today()}",
+    }
+    MEASURED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
+def peak_gb() -> float:
+    """The most memory that this process ever had."""
+    kilobytes: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024 / 1e9
+
+
+def alone(key: str, *more: str) -> int:
+    """One component in a process of its own, so that its peak is its own."""
+    command = [sys.executable, "-m", "export.true_size", "--alone", "--components", key, *more]
+    return subprocess.run(command).returncode
+
+
+def one(key: str, size: int | None) -> int:
+    torch.set_num_threads(1)
+    try:
+        for row in [compile_(key, size)] if size else check(key):
+            print(row, flush=True)
+    except ExportError as error:
+        print(f"{key:<22}FAILED: {error}", flush=True)
+        return 1
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m export.true_size", description=__doc__)
+    parser.add_argument("--components", nargs="+", default=keys(), metavar="FAMILY.COMPONENT", choices=keys())
+    parser.add_argument("--build", type=int, metavar="SIZE", help="compile for pictures of up to SIZE pixels")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.alone:
+        return one(options.components[0], options.build)
+    print(f"compiled by {BUILDER} for SM80" if options.build else HEADING, flush=True)
+    more = ("--build", str(options.build)) if options.build else ()
+    return max(alone(key, *more) for key in options.components)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
