@@ -11,7 +11,9 @@ from pathlib import Path
 from export.checkpoint import open_checkpoint
 from export.errors import ExportError
 from export.manifest import FILE_NAME
+from export.memory import check_fits
 from export.plan import Plan
+from export.process import peak_gb
 from export.profile import Profile, changed
 from export.status import existing, up_to_date
 from export.targets import BUILDERS, TARGETS, target_named, with_precisions
@@ -36,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"sizes to build for; axes: {', '.join(Profile.__dataclass_fields__)}",
     )  # fmt: skip
     parser.add_argument("--lora", action="store_true", help="the denoiser takes packed adapters as inputs")
+    parser.add_argument("--cuda-graphs", action="store_true", help="of the commonest calls: docs/engines.md")
     parser.add_argument(
         "--builder", choices=BUILDERS, help="tensorrt_rtx compiles a check, not a served plan"
     )
@@ -51,7 +54,8 @@ def planned(options: argparse.Namespace) -> Plan:
     builder = options.builder or target.engine
     if target.engine == "onnxruntime" and builder != target.engine:
         raise ExportError(f"target {target.name} is not built by {builder}")
-    return Plan(checkpoint=checkpoint, target=target, lora=options.lora, builder=builder)
+    flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs}
+    return Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
 
 
 def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:
@@ -77,6 +81,8 @@ def check_output(output: Path) -> None:
 
 def export(options: argparse.Namespace) -> None:
     plan = planned(options)
+    if table := check_fits(plan):
+        print(table)
     output = (options.output or Path("build", plan.name)).resolve()
     components = again(plan.checkpoint.family, options.components, options.force)
     check_output(output)
@@ -88,7 +94,7 @@ def export(options: argparse.Namespace) -> None:
 
     print(f"{plan.checkpoint.name} ({plan.checkpoint_sha256[:12]}) for {plan.target.name}\n{heading()}")
     build(plan, output, previous, components)
-    print(f"{output}: ready")
+    print(f"{output}: ready; peak memory {peak_gb():.1f} GB")
 
 
 def main(arguments: list[str]) -> int:

@@ -12,11 +12,12 @@ from pathlib import Path
 from export import manifest as manifests
 from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
-from export.engine import replacing_file
+from export.engine import check_disk, replacing_file
 from export.manifest import ComponentRecord, Manifest, sha256_of_file
 from export.plan import ROOT, Plan, source_files
 from export.values import Absmax
 from families import ComponentSpec
+from families.costs import weight_bytes
 
 # Of the products that the tiny checkpoints know; other checkpoints are calibrated on prompts of their own.
 PROMPTS = ROOT / "assets" / "calibration" / "prompts.txt"
@@ -28,6 +29,7 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
     Engines of `previous`, the manifest of what is there now, are kept if what they are made from is
     unchanged and `again` does not name them.
     """
+    check_room(plan, output.parent)
     with replacing(output) as folder:
         assemble_models(plan, folder)
         copy_checkpoint_parts(plan, folder)
@@ -44,6 +46,16 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
         manifest = describe(plan, components, folder)
         manifests.write(manifest, folder)
     return manifest
+
+
+def check_room(plan: Plan, folder: Path) -> None:
+    """ExportError unless `folder` has room for all engines, and for converted weights meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = [
+        weight_bytes(plan.family, component, plan.checkpoint.configs, plan.precision(component))
+        for component in plan.family.components
+    ]
+    check_disk(folder, plan.name, sum(sizes) + max(sizes))
 
 
 def heading() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ UINT8_TOLERANCE = 1.0  # rounding may fall to either side
 # A value between two int8 levels may fall to either side too: inputs changed by 1e-6 change flux-tiny's
 # answer by 3e-2. Pictures tell more: `python -m benchmarks.int8`.
 INT8_TOLERANCE = 1e-1
-LAYERS_SUFFIX = ".layers.txt"
+DESCRIPTION = ".json"  # beside the plan: its tensors and layers
 
 
 def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.Module]:
@@ -37,7 +38,7 @@ def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.M
     multiples = layout.family.axis_multiples
     program = graph.trace(spec, structure, mode, layout.traced_axes, ranges, multiples, configs)
     name, module = models.inner(structure)
-    model = graph.to_onnx(spec, program, layout.target.opset, name)
+    model = graph.to_onnx(spec, program, layout.opset(component), name)
     return model, module
 
 
@@ -142,7 +143,7 @@ def _write_plan(
     spill = Spill(path.parent, values.capacity(model))
     work = job(plan, component, model, values.buffers(model, weights, absmax, spill))
     built = engine.build(plan.builder, work, path)
-    path.with_name(path.name + LAYERS_SUFFIX).write_text(built.layers + "\n")
+    path.with_name(path.name + DESCRIPTION).write_text(json.dumps(built.description(), indent=1) + "\n")
     return ComponentRecord(
         file=file,
         sha256=sha256_of_file(path),

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +61,11 @@ class Engine:
     weights_bytes: int
     device_memory_bytes: int  # of one execution context at the profile's largest shapes, weights aside
     tensors: dict[str, Tensor]
-    layers: str  # the builder's listing, one a line
+    layers: tuple[str, ...]  # as an EngineInspector would list them
+
+    def description(self) -> dict[str, Any]:
+        """For JSON: what an EngineInspector tells, without loading the plan again."""
+        return {**asdict(self), "tensors": {name: each._asdict() for name, each in self.tensors.items()}}
 
 
 def load_builder(name: str) -> ModuleType:
@@ -80,7 +84,7 @@ def load_builder(name: str) -> ModuleType:
 def build(name: str, job: Job, path: Path) -> Engine:
     """Writes the plan to `path`, whole or not at all. ExportError repeats the builder's own words."""
     trt = load_builder(name)
-    check_disk(path.parent, job)
+    check_disk(path.parent, f"the plan of {job.component.name}", job.weights_bytes)
     log, started = new_log(trt), time.perf_counter()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -110,8 +114,8 @@ def parse(trt: ModuleType, log: Any, network: Any, parser: Any, job: Job) -> Non
 
 def _raise_failures(log: Any, job: Job) -> None:
     if log.failures:
-        more = f" (and {len(log.failures) - 1} more)" if len(log.failures) > 1 else ""
-        raise ExportError(f"{job.component.name}: {' '.join(log.failures[0].split())}{more}")
+        words = " | ".join(" ".join(failure.split()) for failure in log.failures[:4])
+        raise ExportError(f"{job.component.name}: {words}")
 
 
 def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> None:
@@ -124,6 +128,7 @@ def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> No
         if (
             tensor.name not in found
             or found[tensor.name][0] != dtype
+            or found[tensor.name][1][0] != -1
             or not _agree(tensor.dims, found[tensor.name][1])
         ):
             raise ExportError(
@@ -133,9 +138,8 @@ def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> No
 
 
 def _agree(dims: list[int], shape: list[int]) -> bool:
-    """The network's `shape` has a free batch and the numbers of `dims`, wherever those are known."""
-    pairs = zip(dims, shape[1:], strict=True)
-    return shape[0] == -1 and all(wanted in (-1, size) for wanted, size in pairs)
+    """`shape`, whose first is the batch, has the numbers of `dims` wherever those are known."""
+    return all(wanted in (-1, size) for wanted, size in zip(dims, shape[1:], strict=True))
 
 
 def _configured(trt: ModuleType, builder: Any, job: Job, path: Path) -> Any:
@@ -201,12 +205,12 @@ def replacing_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def check_disk(folder: Path, job: Job) -> None:
-    """ExportError unless `folder` has room for a plan of the job's weights."""
-    wanted, free = int(1.1 * job.weights_bytes) + 2**26, shutil.disk_usage(folder).free
+def check_disk(folder: Path, name: str, weights_bytes: int) -> None:
+    """ExportError unless `folder` has room for plans of so many bytes of weights."""
+    wanted, free = int(1.1 * weights_bytes) + 2**26, shutil.disk_usage(folder).free
     if free < wanted:
         raise ExportError(
-            f"{job.component.name}: its plan needs {wanted / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} free"
+            f"{name} needs {wanted / 1e9:.1f} GB on disk, {folder} has {free / 1e9:.1f} GB free"
         )
 
 
@@ -219,7 +223,7 @@ def _described(trt: ModuleType, log: Any, seconds: float, path: Path) -> Engine:
         weights_bytes=total_bytes(log.lines, "Weights"),
         device_memory_bytes=total_bytes(log.lines, "Activation"),
         tensors=listed_tensors(log.lines),
-        layers="\n".join(line for line in log.lines if line.startswith("Name: ")),
+        layers=tuple(line for line in log.lines if line.startswith("Name: ")),
     )
 
 

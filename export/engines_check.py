@@ -35,7 +35,7 @@ from families import FAMILIES
 
 CHECKPOINTS = ROOT / "assets" / "checkpoints"
 # The tiny checkpoints draw smaller pictures than the target's, from shorter texts.
-PROFILE = ("size=64,128,512", "text_length=8,48,48")
+PROFILE = ("size=64,128,512", "batch=1,1,4", "text_length=8,48,48")
 BUILDER = "tensorrt_rtx"
 HEADING = (
     f"{'engine':<22}{'precision':<14}{'lora':<6}{'graph':>8}{'build':>8}{'plan MB':>9}{'weights MB':>12}"
@@ -65,7 +65,11 @@ def tiny_target() -> Target:
 
 
 def cases(names: Sequence[str] = ()) -> list[Case]:
-    """Every engine of the target, or those whose "family.component" is in `names`."""
+    """Every engine of the target, or those whose "family.component" is in `names`; ExportError if unknown."""
+    known = TARGETS["a100"].precisions
+    for name in names:
+        if name not in known:
+            raise ExportError(f"unknown component {name!r}; choices: {', '.join(known)}")
     return [case for case in _all_cases() if not names or _key(case) in names]
 
 
@@ -119,8 +123,11 @@ def attempt(case: Case) -> tuple[Case, str, bool]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.engines_check", description=__doc__)
     parser.add_argument("--components", nargs="+", default=[], metavar="FAMILY.COMPONENT")
-    names, started, good = parser.parse_args(arguments).components, time.perf_counter(), True
-    wanted = cases(names)
+    try:
+        wanted = cases(parser.parse_args(arguments).components)
+    except ExportError as error:
+        parser.error(str(error))
+    started, good = time.perf_counter(), True
     workers = min(len(wanted), len(sched_getaffinity(0)))
     print(f"{len(wanted)} engines for SM80, compiled by {BUILDER} on {workers} cores\n{HEADING}", flush=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

@@ -32,11 +32,15 @@ class Structure(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """The engines of `checkpoint` on `target`; with `lora`, denoisers take packed adapters as inputs."""
+    """The engines of `checkpoint` on `target`; with `lora`, denoisers take packed adapters as inputs.
+
+    `cuda_graphs` has Triton launch the commonest calls as CUDA graphs.
+    """
 
     checkpoint: Structure
     target: Target
     lora: bool = False
+    cuda_graphs: bool = False
 
     @property
     def family(self) -> FamilySpec:
@@ -51,6 +55,10 @@ class Layout:
     def compute(self, component: ComponentSpec) -> str:
         """What the engine computes in where its precision leaves the choice: a word of `COMPUTE`."""
         return self.target.precisions[self.key(component)][self.precision(component)]
+
+    def opset(self, component: ComponentSpec) -> int:
+        """The target's; a VAE's one head of 512 has no fused kernel, so it must not be 23's one Attention."""
+        return min(self.target.opset, 22) if component.folder == "vae" else self.target.opset
 
     def targets(self, component: ComponentSpec) -> tuple[LoraTarget, ...]:
         """The linears of `component` that take adapters in this export."""

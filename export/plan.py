@@ -72,6 +72,8 @@ class Plan(Layout):
             self.models_sha256,
             self.target,
             self.lora,
+            self.cuda_graphs,
+            self.builder,
             self.versions,
         )
 

@@ -23,8 +23,9 @@ ALLOCATION = {"execution_context_allocation_strategy": "STATIC"}
 
 DENOISERS = frozenset({"transformer", "unet"})  # their scheduler makes the batches
 # A VAE's kernels run for long and once a picture: nothing to gain from launching them faster.
-# With graphs on, Triton 25.06 to 25.10 was seen to answer with an earlier request's output (server issue
-# 8550, open when this was written): on a GPU, compare answers to alternating requests with and without.
+# Only when asked for: with graphs on, Triton 25.06 to 25.10 was seen to answer with an earlier request's
+# output (server issue 8550, open when this was written). On a GPU, first compare answers to alternating
+# requests with and without.
 CAPTURED = DENOISERS | {"text_encoder", "text_encoder_2"}
 TEXT_LENGTHS = 128, 256  # tokens that get graphs of their own, beside the most that the checkpoint reads
 
@@ -114,7 +115,7 @@ def graph_calls(layout: Layout, component: ComponentSpec) -> list[Call]:
 
     Each is a graph for every of Triton's three sets of events, so only sizes that come often are worth it.
     """
-    if component.name not in CAPTURED:
+    if not layout.cuda_graphs or component.name not in CAPTURED:
         return []
     rank, rows = layout.target.profile.rank, (1, component.rows_per_picture)
     choices = product(rows, text_lengths(layout), (rank.min, rank.opt))

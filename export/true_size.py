@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,9 @@ from export.builder_log import new_log
 from export.component import job, quantised, weightless
 from export.errors import ExportError
 from export.layout import Layout
+from export.process import peak_gb
+from export.profile import changed
+from export.quantise_graph import INPUT_SCALE, WEIGHT_SCALE
 from export.scratch import MEASURED
 from export.spill import Buffer, Spill
 from export.targets import TARGETS, with_precisions
@@ -38,6 +40,12 @@ from families.layers import parameters
 from families.published import PUBLISHED, Published
 
 BUILDER = "tensorrt_rtx"
+# What 24 GB of host memory cannot compile whole: so many layers of true width need the same scratch.
+CUT = {
+    "flux.transformer": {"num_layers": 2, "num_single_layers": 2},
+    "flux.text_encoder_2": {"num_layers": 2},
+}
+PROFILE = ("size=256,1024,1536", "batch=1,1,4")  # all that the families can be built for
 SIXTEEN_BIT = ("bf16", "fp16")
 PEAK_GB = 3.0
 HEADING = (
@@ -48,7 +56,9 @@ HEADING = (
 
 def layout_of(published: Published, component: ComponentSpec, precision: str) -> Layout:
     target = with_precisions(TARGETS["a100"], published.family, [f"{component.name}={precision}"])
-    return Layout(checkpoint=published, target=target, lora=True)
+    return Layout(
+        checkpoint=published, target=replace(target, profile=changed(target.profile, PROFILE)), lora=True
+    )
 
 
 def keys() -> list[str]:
@@ -108,9 +118,7 @@ def _parse(layout: Layout, component: ComponentSpec, model: ir.Model) -> float:
     """Parses the graph; the share of its weights that the network knows by name."""
     trt = engine.load_builder(BUILDER)
     with tempfile.TemporaryDirectory() as folder:
-        work, _spill = unfilled(
-            layout, component, model, Path(folder), lambda spill, value: spill.reserve(graph.nbytes(value))
-        )
+        work, _spill = unfilled(layout, component, model, Path(folder), no_weight)
         log = new_log(trt)
         builder = trt.Builder(log)
         network = builder.create_network(0)
@@ -133,6 +141,13 @@ def unfilled(
     return job(layout, component, model, buffers), spill
 
 
+def no_weight(spill: Spill, value: ir.Value) -> Buffer:
+    """Zeros that take no memory; ones where the parser refuses a scale of zero."""
+    if str(value.name).endswith((WEIGHT_SCALE, INPUT_SCALE)):
+        return spill.keep(torch.ones(graph.sizes(value), dtype=graph.TORCH_DTYPES[graph.dtype(value)]))
+    return spill.reserve(graph.nbytes(value))
+
+
 def random_weight(spill: Spill, value: ir.Value) -> Buffer:
     """Small normal numbers, or integers of the whole range, in the type of `value`."""
     dtype, sizes = graph.TORCH_DTYPES[graph.dtype(value)], graph.sizes(value)
@@ -141,41 +156,46 @@ def random_weight(spill: Spill, value: ir.Value) -> Buffer:
     return spill.keep((0.02 * torch.randn(sizes)).to(dtype))
 
 
-def compile_(key: str, size: int) -> str:
-    """Compiles for pictures of up to `size` pixels, one a call; keeps what the builder says; a line of it."""
+def to_compile(key: str, size: int, batch: int) -> tuple[Layout, ComponentSpec]:
+    """The component in 16 bits, with LoRA inputs, for up to `batch` pictures of up to `size` pixels."""
     published, component = found(key)
-    precision = sixteen_bit(key)
-    layout = layout_of(published, component, precision)
+    if key in CUT:
+        configs = {**published.configs, component.folder: {**published.configs[component.folder], **CUT[key]}}
+        published = replace(published, configs=configs)
+    layout = layout_of(published, component, sixteen_bit(key))
     profile = layout.target.profile
-    spans = {"size": profile.size._replace(max=size), "batch": profile.batch._replace(max=1)}
-    layout = replace(layout, target=replace(layout.target, profile=replace(profile, **spans)))
+    size_span = profile.size._replace(opt=min(size, profile.size.opt), max=size)
+    spans = {"size": size_span, "batch": profile.batch._replace(max=batch)}
+    return replace(layout, target=replace(layout.target, profile=replace(profile, **spans))), component
+
+
+def compile_(key: str, size: int, batch: int) -> str:
+    """Compiles; keeps what the builder says of memory; a line of it."""
+    layout, component = to_compile(key, size, batch)
     model, _ = weightless(layout, component)
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         work, _spill = unfilled(layout, component, model, Path(folder), random_weight)
         built = engine.build(BUILDER, work, Path(folder, "model.plan"))
-    _keep(key, size, precision, built)
+    _keep(key, size, batch, built)
     sizes = f"plan {built.plan_bytes / 1e9:.2f} GB, scratch {built.device_memory_bytes / 1e9:.2f} GB"
-    return f"{key:<22}{precision:<6}{size} px: {built.seconds:.0f} s, {sizes}, peak {peak_gb():.1f} GB"
+    cut = f" ({', '.join(f'{name} {count}' for name, count in CUT[key].items())})" if key in CUT else ""
+    return f"{key}{cut}, {size} px, batch {batch}: {built.seconds:.0f} s, {sizes}, peak {peak_gb():.1f} GB"
 
 
-def _keep(key: str, size: int, precision: str, built: engine.Engine) -> None:
-    """Adds to what export.memory reads; the figures of one component replace each other."""
+def _keep(key: str, size: int, batch: int, built: engine.Engine) -> None:
+    """Adds to what export.memory reads, in place of an earlier figure of the same size and batch."""
     known = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
-    known[key] = {
+    others = [entry for entry in known.get(key, []) if (entry["px"], entry["batch"]) != (size, batch)]
+    entry = {
         "px": size,
-        "batch": 1,
-        "precision": precision,
+        "batch": batch,
+        "precision": sixteen_bit(key),
         "scratch_bytes": built.device_memory_bytes,
-        "weights_bytes": built.weights_bytes,
-        "source": f"{BUILDER} {built.version} for SM80, random weights, {date.today()}",
+        "weights_bytes": None if key in CUT else built.weights_bytes,
+        "source": f"{BUILDER} {built.version} for SM80, {date.today()}",
     }
+    known[key] = sorted([*others, entry], key=lambda each: (each["px"], each["batch"]))
     MEASURED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-
-
-def peak_gb() -> float:
-    """The most memory that this process ever had."""
-    kilobytes: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes * 1024 / 1e9
 
 
 def alone(key: str, *more: str) -> int:
@@ -184,10 +204,10 @@ def alone(key: str, *more: str) -> int:
     return subprocess.run(command).returncode
 
 
-def one(key: str, size: int | None) -> int:
+def one(key: str, size: int | None, batch: int) -> int:
     torch.set_num_threads(1)
     try:
-        for row in [compile_(key, size)] if size else check(key):
+        for row in [compile_(key, size, batch)] if size else check(key):
             print(row, flush=True)
     except ExportError as error:
         print(f"{key:<22}FAILED: {error}", flush=True)
@@ -199,12 +219,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.true_size", description=__doc__)
     parser.add_argument("--components", nargs="+", default=keys(), metavar="FAMILY.COMPONENT", choices=keys())
     parser.add_argument("--build", type=int, metavar="SIZE", help="compile for pictures of up to SIZE pixels")
+    parser.add_argument("--batch", type=int, default=1, help="pictures of a call, with --build")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.alone:
-        return one(options.components[0], options.build)
+        return one(options.components[0], options.build, options.batch)
     print(f"compiled by {BUILDER} for SM80" if options.build else HEADING, flush=True)
-    more = ("--build", str(options.build)) if options.build else ()
+    more = ("--build", str(options.build), "--batch", str(options.batch)) if options.build else ()
     return max(alone(key, *more) for key in options.components)
 
 

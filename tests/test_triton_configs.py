@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tiny_plans import VERSION, finish_plans, pretend_gpus, pretend_tensorrt
+from tiny_plans import SESSION, VERSION, finish_plans, pretend_gpus, pretend_tensorrt
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from export.assemble import assemble_models
 from export.checkpoint import open_checkpoint
+from export.engines_check import PROFILE
 from export.errors import ExportError
 from export.layout import Layout, Structure
 from export.profile import changed
@@ -34,54 +35,26 @@ from serving.launch import Launch
 A100, CPU = TARGETS["a100"], TARGETS["cpu"]
 CHECKPOINTS = Path("assets/checkpoints")
 BACKENDS = Path("serving/backends").resolve()
-# In place of the one that needs a GPU: notes the shapes and types of what it is asked, answers zeros.
-SESSION = """
-import json
-import torch
-from plan_tensors import TYPES
-
-DTYPES = dict(TYPES.values())
-
-class PlanSession:
-    def __init__(self, config, file):
-        self.inputs = {tensor["name"]: tensor for tensor in config["input"]}
-        self.outputs = {tensor["name"]: tensor for tensor in config["output"]}
-        self.asked = file.with_name("asked.json")
-
-    def run(self, requests):
-        batch = {name: torch.cat([arrays[name] for arrays in requests]) for name in self.inputs}
-        for name, array in batch.items():
-            assert array.dtype == DTYPES[self.inputs[name]["data_type"]], name
-            assert not array.any(), name
-        self.asked.write_text(json.dumps({name: list(array.shape) for name, array in batch.items()}))
-        rows = len(next(iter(batch.values())))
-        return [self.zeros(rows, tensor) for tensor in self.outputs.values()]
-
-    def zeros(self, rows, tensor):
-        return torch.zeros(rows, *map(abs, tensor["dims"]), dtype=DTYPES[tensor["data_type"]])
-
-def open_session(config, file, instance_kind, device_id):
-    return PlanSession(config, file)
-"""
 
 
 def for_tensorrt(structure: Structure, lora: bool, *changes: str) -> Layout:
-    return Layout(structure, replace(A100, profile=changed(A100.profile, changes)), lora)
+    return Layout(structure, replace(A100, profile=changed(A100.profile, changes)), lora, cuda_graphs=True)
+
+
+WHOLE = "size=256,1024,1536", "batch=1,1,4"  # larger than what the target has room for
 
 
 def tiny(name: str, lora: bool, target: str = "a100") -> Layout:
     checkpoint = open_checkpoint(CHECKPOINTS / name)
-    if target == "cpu":
-        return Layout(checkpoint, CPU, lora)
-    return for_tensorrt(checkpoint, lora, "size=64,128,512", "text_length=8,48,48")
+    return Layout(checkpoint, CPU, lora) if target == "cpu" else for_tensorrt(checkpoint, lora, *PROFILE)
 
 
 LAYOUTS = {
     f"{name}{' with lora' if lora else ''}": layout
     for lora in (False, True)
     for name, layout in (
-        ("FLUX.1-dev", Layout(FLUX_1_DEV, A100, lora)),
-        ("SDXL", Layout(SDXL_BASE, A100, lora)),
+        ("FLUX.1-dev", for_tensorrt(FLUX_1_DEV, lora, *WHOLE)),
+        ("SDXL", for_tensorrt(SDXL_BASE, lora, *WHOLE)),
         ("flux-tiny", tiny("flux-tiny", lora)),
         ("sdxl-tiny", tiny("sdxl-tiny", lora)),
     )
@@ -178,6 +151,12 @@ def captured(layout: Layout, component: str, name: str) -> list[tuple[int, list[
     """Rows and dims of input `name` in every graph."""
     specs = config_of(layout, component).optimization.cuda.graph_spec
     return [(spec.batch_size, list(spec.input[name].dim)) for spec in specs]
+
+
+def test_there_are_no_graphs_unless_asked_for() -> None:
+    assert not any(
+        "cuda" in model_config(Layout(FLUX_1_DEV, A100), each) for each in FAMILIES["flux"].components
+    )
 
 
 def test_flux_has_a_graph_for_each_length_of_text() -> None:
