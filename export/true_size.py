@@ -35,6 +35,7 @@ from export.quantise_graph import INPUT_SCALE, WEIGHT_SCALE
 from export.scratch import MEASURED
 from export.spill import Buffer, Spill
 from export.targets import TARGETS, with_precisions
+from export.weights import spellings
 from families import ComponentSpec
 from families.layers import parameters
 from families.published import PUBLISHED, Published
@@ -105,12 +106,12 @@ def _names(
 ) -> tuple[int, float]:
     """Parameters of the component, and the share of the graph's weights that bear one's state-dict name."""
     facts = parameters(layout.family, component, layout.checkpoint.configs)
-    weights, own = graph.missing(model), dict(structure.named_parameters())
+    weights, own = graph.missing(model), dict(structure.named_parameters(remove_duplicate=False))
+    for value in weights:
+        shapes = [facts[name] for name in spellings(str(value.name)) if name in facts]  # tied ones have two
+        if not shapes or shapes[0] != tuple(graph.sizes(value)):
+            raise ExportError(f"{component.name}: {value.name} {graph.sizes(value)} is not as families/ says")
     unknown = {str(value.name) for value in weights} - set(own)
-    if wrong := [
-        str(value.name) for value in weights if facts.get(str(value.name)) != tuple(graph.sizes(value))
-    ]:
-        raise ExportError(f"{component.name}: {wrong[0]} is not as families/ says")
     return sum(math.prod(shape) for shape in facts.values()), 1 - len(unknown) / len(weights)
 
 

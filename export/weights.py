@@ -63,13 +63,13 @@ class Weights:
         return self._saved(name) is not None
 
     def _saved(self, name: str) -> str | None:
-        return next((known for known in _spellings(name) if known in self._places), None)
+        return next((known for known in spellings(name) if known in self._places), None)
 
     def _slice(self, saved: str) -> Any:
         return self._files[self._places[saved]].get_slice(saved)
 
 
-def _spellings(name: str) -> Iterator[str]:
+def spellings(name: str) -> Iterator[str]:
     """How files of different ages call the weight that today's classes call `name`."""
     yield name
     yield f"text_model.{name}"  # CLIPTextModel before transformers 5
