@@ -8,15 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from export.builders import BUILDERS
 from export.checkpoint import open_checkpoint
 from export.errors import ExportError
 from export.manifest import FILE_NAME
 from export.memory import check_fits
-from export.plan import Plan
+from export.plan import PROMPTS, Plan
 from export.process import peak_gb
 from export.profile import Profile, changed
 from export.status import existing, up_to_date
-from export.targets import BUILDERS, TARGETS, target_named, with_precisions
+from export.targets import TARGETS, target_named, with_precisions
 from families import FamilySpec
 
 
@@ -37,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
         "--profile", nargs="+", default=[], metavar="AXIS=MIN,OPT,MAX",
         help=f"sizes to build for; axes: {', '.join(Profile.__dataclass_fields__)}",
     )  # fmt: skip
+    parser.add_argument(
+        "--calibration-prompts", type=Path, default=PROMPTS, metavar="FILE", help="for int8, a prompt a line"
+    )
     parser.add_argument("--lora", action="store_true", help="the denoiser takes packed adapters as inputs")
     parser.add_argument("--cuda-graphs", action="store_true", help="of the commonest calls: docs/engines.md")
     parser.add_argument(
@@ -54,7 +58,9 @@ def planned(options: argparse.Namespace) -> Plan:
     builder = options.builder or target.engine
     if target.engine == "onnxruntime" and builder != target.engine:
         raise ExportError(f"target {target.name} is not built by {builder}")
-    flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs}
+    if not options.calibration_prompts.is_file():
+        raise ExportError(f"calibration prompts {options.calibration_prompts} is not a file")
+    flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs, "prompts": options.calibration_prompts}
     return Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import time
@@ -14,13 +15,10 @@ from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
 from export.engine import check_disk, replacing_file
 from export.manifest import ComponentRecord, Manifest, sha256_of_file
-from export.plan import ROOT, Plan, source_files
+from export.plan import Plan, source_files
 from export.values import Absmax
 from families import ComponentSpec
 from families.costs import weight_bytes
-
-# Of the products that the tiny checkpoints know; other checkpoints are calibrated on prompts of their own.
-PROMPTS = ROOT / "assets" / "calibration" / "prompts.txt"
 
 
 def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[str]) -> Manifest:
@@ -75,9 +73,9 @@ def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:
         return {}
     from export import calibration  # here, because diffusers' pipelines take seconds to import
 
-    settings, prompts = calibration.default_settings(plan.family), PROMPTS.read_text().splitlines()
-    facts = plan.checkpoint_sha256[:12], calibration.prompts_sha256(prompts)[:12], component.name
-    path = folder / "calibration" / f"{'-'.join(facts)}.safetensors"
+    settings, prompts = calibration.default_settings(plan.family), plan.prompts.read_text().splitlines()
+    facts = hashlib.sha256(f"{settings} {prompts}".encode()).hexdigest()[:12]
+    path = folder / "calibration" / f"{plan.checkpoint_sha256[:12]}-{facts}-{component.name}.safetensors"
     if path.is_file():
         return calibration.load(path, plan.checkpoint, component).absmax
     found = calibration.calibrate(plan.checkpoint, component, prompts, settings)

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 INCONSISTENT = "not self-consistent"  # the builder goes on all the same, with a plan that fails at run time
 LISTING = "Layers:"  # of the finished engine; said only when verbose
+# A listing's words for types -> names of DataType.
+LISTED = {"Float": "FLOAT", "Half": "HALF", "BFloat16": "BF16", "Int64": "INT64", "UInt8": "UINT8"}
 TENSOR = re.compile(r"Name: (\w+), IOMode: (?:In|Out)put, DataType: (\w+), Dimensions: \[([-\d,]*)\](.*)")
 SHAPES = re.compile(r"(?:Min|Opt|Max)Shape: \[([\d,]*)\]")
 
@@ -18,7 +20,7 @@ SHAPES = re.compile(r"(?:Min|Opt|Max)Shape: \[([\d,]*)\]")
 class Tensor(NamedTuple):
     """An input or output of a finished engine; an output's `profile` is empty."""
 
-    dtype: str  # "Float", "BFloat16"...
+    dtype: str  # the name of a DataType
     shape: list[int]
     profile: list[list[int]]  # min, opt, max
 
@@ -75,7 +77,10 @@ def total_bytes(lines: Sequence[str], kind: str) -> int:
 def listed_tensors(lines: Sequence[str]) -> dict[str, Tensor]:
     """The finished engine's inputs and outputs by name, as its builder lists them."""
     found = filter(None, map(TENSOR.search, lines))
-    return {match[1]: Tensor(match[2], _sizes(match[3]), _profile(match[4])) for match in found}
+    return {
+        match[1]: Tensor(LISTED.get(match[2], match[2]), _sizes(match[3]), _profile(match[4]))
+        for match in found
+    }
 
 
 def _profile(words: str) -> list[list[int]]:

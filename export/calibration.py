@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,10 @@ class Calibration:
 
 
 def default_settings(family: FamilySpec) -> Settings:
-    """What a request gets that names neither steps nor guidance."""
-    return Settings(int(family.num_inference_steps.default), family.guidance_scale.default)
+    """What a request gets that names neither steps nor guidance; on a GPU in bfloat16, where there is one."""
+    settings = Settings(int(family.num_inference_steps.default), family.guidance_scale.default)
+    on_gpu = torch.cuda.is_available()
+    return replace(settings, device="cuda", dtype="bfloat16") if on_gpu else settings
 
 
 def key(family: FamilySpec, component: ComponentSpec) -> str:

@@ -63,7 +63,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     index = read_json(folder / INDEX)
     family = _family_of(index, folder)
     for component in family.components:
-        _check_weights(folder / component.folder)
+        check_weights(folder / component.folder)
     configs = {c.folder: read_json(folder / c.folder / "config.json") for c in family.components}
     checkpoint = Checkpoint(folder.absolute(), family, index, configs)
     _check_parts(checkpoint)
@@ -92,7 +92,8 @@ def _family_of(index: dict[str, Any], folder: Path) -> FamilySpec:
     raise ExportError(f"checkpoint {folder} is of pipeline {pipeline!r}; choices: {choices}")
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """ExportError unless `folder` has safetensors; a pickle is named, and never read."""
     if not folder.is_dir():
         raise ExportError(f"checkpoint folder {folder} is missing")
     if any(folder.glob("*.safetensors")):

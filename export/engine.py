@@ -5,34 +5,24 @@ Networks are strongly typed: TensorRT 11 has no others, and TensorRT-RTX is aske
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from export.builder_log import Tensor, listed_tensors, new_log, new_monitor, total_bytes
+from export.builder_log import new_log, new_monitor
+from export.builders import load_builder
 from export.errors import ExportError
+from export.finished import TYPES, Engine, Shapes, agree, check_finished, described
 from export.spill import Buffer
-from export.targets import BUILDERS
 from families import ComponentSpec
 
-# Triton's names of types -> TensorRT's, and as the builder lists a finished engine's.
-TYPES = {
-    "FP32": ("FLOAT", "Float"),
-    "FP16": ("HALF", "Half"),
-    "BF16": ("BF16", "BFloat16"),
-    "INT64": ("INT64", "Int64"),
-    "UINT8": ("UINT8", "UInt8"),
-}
-TIMING_CACHE = "timing.cache"
-
-Shapes = Mapping[str, list[list[int]]]  # input -> its [min, opt, max] shapes
+TIMINGS = Path("build", "timing")  # of kernels, by version and GPU: worth hours to the next build
 
 
 @dataclass(frozen=True)
@@ -50,37 +40,6 @@ class Job:
         return sum(buffer.bytes for buffer in self.weights.values())
 
 
-@dataclass(frozen=True)
-class Engine:
-    """What the builder says of a finished plan."""
-
-    builder: str
-    version: str
-    seconds: float
-    plan_bytes: int
-    weights_bytes: int
-    device_memory_bytes: int  # of one execution context at the profile's largest shapes, weights aside
-    tensors: dict[str, Tensor]
-    layers: tuple[str, ...]  # as an EngineInspector would list them
-
-    def description(self) -> dict[str, Any]:
-        """For JSON: what an EngineInspector tells, without loading the plan again."""
-        return {**asdict(self), "tensors": {name: each._asdict() for name, each in self.tensors.items()}}
-
-
-def load_builder(name: str) -> ModuleType:
-    """The module `tensorrt` or `tensorrt_rtx`, which have one interface; ExportError if it is not here."""
-    if name not in BUILDERS:
-        raise ExportError(f"unknown builder {name!r}; choices: {', '.join(BUILDERS)}")
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ExportError(
-            f"builder {name} cannot be imported ({error}); {BUILDERS[0]} comes with the image that serves, "
-            f"{BUILDERS[1]} checks on any machine"
-        ) from None
-
-
 def build(name: str, job: Job, path: Path) -> Engine:
     """Writes the plan to `path`, whole or not at all. ExportError repeats the builder's own words."""
     trt = load_builder(name)
@@ -90,14 +49,14 @@ def build(name: str, job: Job, path: Path) -> Engine:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)  # the network's weights are its own: it has to outlive the build
     parse(trt, log, network, parser, job)
-    config = _configured(trt, builder, job, path)
+    config = _configured(trt, builder, job)
     with replacing_file(path) as partial:
         if not _serialize(trt, builder, network, config, partial):
             log.failures.append("the builder made no plan")
         _raise_failures(log, job)
-    _keep_timings(config, path)
-    engine = _described(trt, log, time.perf_counter() - started, path)
-    _check_finished(job, engine)
+        _keep_timings(trt, config, job)
+        engine = described(trt, log, time.perf_counter() - started, partial)
+        check_finished(engine, job.component, job.shapes)
     return engine
 
 
@@ -112,6 +71,17 @@ def parse(trt: ModuleType, log: Any, network: Any, parser: Any, job: Job) -> Non
     check_network(trt, network, job.component)
 
 
+def known_weights(name: str, job: Job) -> list[str]:
+    """Those of the job's weights that the parsed network knows by name; nothing is built."""
+    trt = load_builder(name)
+    log = new_log(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    parse(trt, log, network, parser, job)
+    return [weight for weight in job.weights if network.mark_weights_refittable(weight)]
+
+
 def _raise_failures(log: Any, job: Job) -> None:
     if log.failures:
         words = " | ".join(" ".join(failure.split()) for failure in log.failures[:4])
@@ -124,12 +94,12 @@ def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> No
     outputs = [network.get_output(place) for place in range(network.num_outputs)]
     found = {tensor.name: (tensor.dtype, list(tensor.shape)) for tensor in (*inputs, *outputs)}
     for tensor in (*component.inputs, *component.outputs):
-        dtype = getattr(trt.DataType, TYPES[tensor.dtype][0])
+        dtype = getattr(trt.DataType, TYPES[tensor.dtype])
         if (
             tensor.name not in found
             or found[tensor.name][0] != dtype
             or found[tensor.name][1][0] != -1
-            or not _agree(tensor.dims, found[tensor.name][1])
+            or not agree(tensor.dims, found[tensor.name][1])
         ):
             raise ExportError(
                 f"{component.name}: the network has {found.get(tensor.name, 'no such tensor')} where "
@@ -137,12 +107,7 @@ def check_network(trt: ModuleType, network: Any, component: ComponentSpec) -> No
             )
 
 
-def _agree(dims: list[int], shape: list[int]) -> bool:
-    """`shape`, whose first is the batch, has the numbers of `dims` wherever those are known."""
-    return all(wanted in (-1, size) for wanted, size in zip(dims, shape[1:], strict=True))
-
-
-def _configured(trt: ModuleType, builder: Any, job: Job, path: Path) -> Any:
+def _configured(trt: ModuleType, builder: Any, job: Job) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.progress_monitor = new_monitor(trt, job.component.name)
@@ -151,9 +116,10 @@ def _configured(trt: ModuleType, builder: Any, job: Job, path: Path) -> Any:
         name = f"SM{job.compute_capability.replace('.', '')}"
         config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
     else:
-        cache = path.with_name(TIMING_CACHE)
+        cache = _timings(trt, job)
         timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-        config.set_timing_cache(timings, ignore_mismatch=False)
+        if not config.set_timing_cache(timings, ignore_mismatch=False):
+            raise ExportError(f"{cache} is no timing cache of this TensorRT and GPU: remove it")
     _add_profile(builder, config, job)
     return config
 
@@ -168,11 +134,16 @@ def _add_profile(builder: Any, config: Any, job: Job) -> None:
         raise ExportError(f"{job.component.name}: the builder refuses the profile {dict(job.shapes)}")
 
 
-def _keep_timings(config: Any, path: Path) -> None:
+def _timings(trt: ModuleType, job: Job) -> Path:
+    return TIMINGS / f"{trt.__name__}-{trt.__version__}-{job.compute_capability}.cache"
+
+
+def _keep_timings(trt: ModuleType, config: Any, job: Job) -> None:
     """The next build on this GPU need not time the same kernels again. RTX has no timings to keep."""
     timings = config.get_timing_cache()
     if timings is not None:
-        with replacing_file(path.with_name(TIMING_CACHE)) as partial:
+        TIMINGS.mkdir(parents=True, exist_ok=True)
+        with replacing_file(_timings(trt, job)) as partial:
             partial.write_bytes(memoryview(timings.serialize()))
 
 
@@ -197,7 +168,7 @@ def _serialize(trt: ModuleType, builder: Any, network: Any, config: Any, path: P
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """A path beside `path` that takes its place when the block succeeds, and is gone when it fails."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
@@ -211,37 +182,4 @@ def check_disk(folder: Path, name: str, weights_bytes: int) -> None:
     if free < wanted:
         raise ExportError(
             f"{name} needs {wanted / 1e9:.1f} GB on disk, {folder} has {free / 1e9:.1f} GB free"
-        )
-
-
-def _described(trt: ModuleType, log: Any, seconds: float, path: Path) -> Engine:
-    return Engine(
-        builder=trt.__name__,
-        version=trt.__version__,
-        seconds=seconds,
-        plan_bytes=path.stat().st_size,
-        weights_bytes=total_bytes(log.lines, "Weights"),
-        device_memory_bytes=total_bytes(log.lines, "Activation"),
-        tensors=listed_tensors(log.lines),
-        layers=tuple(line for line in log.lines if line.startswith("Name: ")),
-    )
-
-
-def _check_finished(job: Job, engine: Engine) -> None:
-    """ExportError unless the finished engine has the component's tensors and the profile asked for."""
-    for tensor in (*job.component.inputs, *job.component.outputs):
-        found, dtype = engine.tensors.get(tensor.name), TYPES[tensor.dtype][1]
-        profile = job.shapes.get(tensor.name, [])
-        if (
-            found is None
-            or (found.dtype, found.profile) != (dtype, profile)
-            or not _agree(tensor.dims, found.shape)
-        ):
-            raise ExportError(
-                f"{job.component.name}: the engine has {found or 'no such tensor'} where {tensor.name} is "
-                f"{dtype} {['batch', *tensor.shape]} with profile {profile}"
-            )
-    if len(engine.tensors) != len(job.component.inputs) + len(job.component.outputs):
-        raise ExportError(
-            f"{job.component.name}: the engine has other tensors too: {', '.join(engine.tensors)}"
         )

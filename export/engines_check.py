@@ -26,6 +26,7 @@ from export.build import calibrated
 from export.checkpoint import open_checkpoint
 from export.component import job, quantised, weightless
 from export.errors import ExportError
+from export.finished import Engine
 from export.plan import ROOT, Plan
 from export.profile import changed
 from export.spill import Spill
@@ -105,7 +106,7 @@ def check(case: Case) -> str:
     return _row(case, traced, built)
 
 
-def _row(case: Case, traced: float, built: engine.Engine) -> str:
+def _row(case: Case, traced: float, built: Engine) -> str:
     sizes = built.plan_bytes, built.weights_bytes, built.device_memory_bytes
     megabytes = "".join(f"{size / 1e6:>{width}.1f}" for size, width in zip(sizes, (9, 12, 12), strict=True))
     lora = "yes" if case.lora else ""
@@ -130,6 +131,8 @@ def main(arguments: list[str]) -> int:
     started, good = time.perf_counter(), True
     workers = min(len(wanted), len(sched_getaffinity(0)))
     print(f"{len(wanted)} engines for SM80, compiled by {BUILDER} on {workers} cores\n{HEADING}", flush=True)
+    for case in wanted:  # before two processes want the same
+        calibrated(case.plan(), case.plan().family.component(case.component), ROOT / "build")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for _, row, compiled in pool.map(attempt, wanted):
             print(row, flush=True)

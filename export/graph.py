@@ -58,9 +58,13 @@ def trace(
     """The traced graph of `fake`, whose parameters live in `mode`; every axis of `ranges` stays dynamic.
 
     `axes` are the sizes traced with: each at least 2 and different, so that none is taken for a constant.
+    They need not lie in `ranges`: the graph knows no ends, profiles do.
     `multiples`: axis -> what its size always divides by.
     """
-    dims = {name: _dim(name, low, high, multiples.get(name, 1)) for name, (low, high) in ranges.items()}
+    dims = {
+        name: _dim(name, min(low, axes[name]), max(high, axes[name]), multiples.get(name, 1))
+        for name, (low, high) in ranges.items()
+    }
     shapes = {t.name: {place: dims[name] for place, name in t.dynamic_axes.items()} for t in component.inputs}
     with mode, torch.no_grad():
         inputs = {

@@ -26,9 +26,10 @@ class LoraLinear(nn.Linear):
     target: LoraTarget
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.weight, self.bias) + self._adapted(input)
+        return functional.linear(input, self.weight, self.bias) + self.adapted(input)
 
-    def _adapted(self, input: Tensor) -> Tensor:
+    def adapted(self, input: Tensor) -> Tensor:
+        """B (A x)."""
         assert self.pack.a is not None and self.pack.b is not None
         i, o = self.target.in_offset, self.target.out_offset
         down = self.pack.a[:, :, i : i + self.in_features].transpose(1, 2)

@@ -11,7 +11,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.checkpoint import Checkpoint
@@ -129,10 +129,3 @@ def _class(structure: Structure, component: ComponentSpec) -> Any:
 def inner(module: nn.Module) -> tuple[str, nn.Module]:
     """What a wrapper wraps, and under which attribute."""
     return next(module.named_children())
-
-
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of the wrapped model by state-dict name, shared ones under each name."""
-    _, module = inner(module)
-    parameters = module.named_parameters(remove_duplicate=False)
-    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}

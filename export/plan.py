@@ -8,14 +8,17 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from export.builders import load_builder
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.layout import Layout
-from export.manifest import sha256_of_files
+from export.manifest import sha256_of_file, sha256_of_files
 from families import ComponentSpec
 from families.triton import MODEL_REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[1]
+# Of the products that the tiny checkpoints know; other checkpoints are calibrated on prompts of their own.
+PROMPTS = ROOT / "assets" / "calibration" / "prompts.txt"
 PACKAGES = ("diffusers", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
 
 
@@ -24,10 +27,15 @@ class Plan(Layout):
     """One export; ExportError if the target does not take pictures of the checkpoint's native size."""
 
     checkpoint: Checkpoint
-    builder: str = "onnxruntime"  # or one of engine.BUILDERS
+    builder: str = "onnxruntime"  # or one of builders.BUILDERS
+    prompts: Path = PROMPTS  # a line each, to calibrate int8 with
 
     def __post_init__(self) -> None:
-        size, target = self.checkpoint.native_size, self.target
+        size, target, step = self.checkpoint.native_size, self.target, self.family.size_multiple
+        if any(side % step for side in target.profile.size):
+            raise ExportError(
+                f"profile size {tuple(target.profile.size)}: {self.family.name} draws multiples of {step}"
+            )
         if not target.min_size <= size <= target.max_size:
             limits = f"{target.min_size}..{target.max_size}"
             raise ExportError(
@@ -36,16 +44,14 @@ class Plan(Layout):
 
     @property
     def name(self) -> str:
-        return f"{self.checkpoint.name}-{self.target.name}"
+        check = f"-{self.builder}" if self.builder != self.target.engine else ""
+        return f"{self.checkpoint.name}-{self.target.name}{check}"
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        return {package: version(package) for package in (*PACKAGES, *self.builder_package)}
-
-    @property
-    def builder_package(self) -> tuple[str, ...]:
-        """The package of `builder`, where it is not one of PACKAGES already."""
-        return () if self.builder in PACKAGES else (self.builder,)
+        installed = {package: version(package) for package in PACKAGES}
+        own = {} if self.builder in PACKAGES else {self.builder: load_builder(self.builder).__version__}
+        return {**installed, **own}
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -74,14 +80,23 @@ class Plan(Layout):
             self.lora,
             self.cuda_graphs,
             self.builder,
+            sha256_of_file(self.prompts),
             self.versions,
         )
 
     def component_sha256(self, component: ComponentSpec) -> str:
         """Hash of everything that the engine of `component` is made from."""
-        weights = self.checkpoint.sha256(component.folder)
+        weights, int8 = self.checkpoint.sha256(component.folder), self.precision(component) == "int8"
+        calibration = (self.checkpoint_sha256, sha256_of_file(self.prompts)) if int8 else ()
+        engine = (
+            self.precision(component),
+            self.compute(component),
+            self.opset(component),
+            self.profile(component),
+        )
+        where = self.target.engine, self.target.compute_capability, self.builder, self.versions
         return _sha256_of(
-            component.name, weights, self.source_sha256, self.target, self.lora, self.builder, self.versions
+            component.name, weights, calibration, self.source_sha256, engine, where, self.lora, self.ranges
         )
 
 

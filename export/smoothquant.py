@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.errors import ExportError
+from export.lora import LoraLinear
 
 # How much of the inputs' range goes to the weights. 0.8 does as well where calibration saw everything, and
 # far worse where it did not.
@@ -165,21 +166,25 @@ def _quantise_together(
 
 
 class FakeQuantised(nn.Module):
-    """What an int8 engine answers for a linear, computed in float32: [..., in] -> [..., out]."""
+    """What an int8 engine answers for a linear, computed in float32: [..., in] -> [..., out].
+
+    Adapters stay in 16 bits there: they see the inputs as they are.
+    """
 
     divisor: Tensor
     scaled_weight: Tensor
 
     def __init__(self, linear: nn.Linear, quantised: QuantisedLinear) -> None:
         super().__init__()
-        self.bias = linear.bias
+        self.bias, self.adapted = linear.bias, linear.adapted if isinstance(linear, LoraLinear) else None
         self.register_buffer("divisor", quantised.smooth * quantised.input_scale)
         scale = quantised.weight_scale[:, None] * quantised.input_scale
         self.register_buffer("scaled_weight", quantised.weight.float() * scale)
 
     def forward(self, input: Tensor) -> Tensor:
         levels = (input / self.divisor).round().clamp(-LEVELS - 1, LEVELS)
-        return functional.linear(levels, self.scaled_weight, self.bias)
+        answer = functional.linear(levels, self.scaled_weight, self.bias)
+        return answer if self.adapted is None else answer + self.adapted(input)
 
 
 def fake_quantised(linear: nn.Linear, quantised: QuantisedLinear) -> nn.Module:

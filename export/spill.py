@@ -27,9 +27,9 @@ class Spill:
     """
 
     def __init__(self, folder: Path, capacity: int) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)
-        self._file.truncate(max(capacity, 1))
-        self._map = mmap.mmap(self._file.fileno(), max(capacity, 1))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(max(capacity, 1))
+            self._map = mmap.mmap(file.fileno(), max(capacity, 1))
         self._bytes = torch.frombuffer(self._map, dtype=torch.uint8)
         self._used = 0
 

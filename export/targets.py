@@ -10,7 +10,6 @@ from export.errors import ExportError
 from export.profile import Profile, Span
 from families import FAMILIES, FamilySpec
 
-BUILDERS = ("tensorrt", "tensorrt_rtx")  # of plans; the second compiles on any machine what is never served
 # Triton's names of the types that an engine computes in.
 COMPUTE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 # Precision -> compute capability from which GPUs have it.

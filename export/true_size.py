@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from export import engine, graph, values
-from export.builder_log import new_log
 from export.component import job, quantised, weightless
 from export.errors import ExportError
+from export.finished import Engine
 from export.layout import Layout
 from export.process import peak_gb
 from export.profile import changed
@@ -117,16 +117,10 @@ def _names(
 
 def _parse(layout: Layout, component: ComponentSpec, model: ir.Model) -> float:
     """Parses the graph; the share of its weights that the network knows by name."""
-    trt = engine.load_builder(BUILDER)
     with tempfile.TemporaryDirectory() as folder:
         work, _spill = unfilled(layout, component, model, Path(folder), no_weight)
-        log = new_log(trt)
-        builder = trt.Builder(log)
-        network = builder.create_network(0)
-        parser = trt.OnnxParser(network, log)
-        engine.parse(trt, log, network, parser, work)
-        known = [network.mark_weights_refittable(name) for name in work.weights]
-    return float(sum(known) / len(known))
+        known = engine.known_weights(BUILDER, work)
+    return len(known) / len(work.weights)
 
 
 def unfilled(
@@ -183,7 +177,7 @@ def compile_(key: str, size: int, batch: int) -> str:
     return f"{key}{cut}, {size} px, batch {batch}: {built.seconds:.0f} s, {sizes}, peak {peak_gb():.1f} GB"
 
 
-def _keep(key: str, size: int, batch: int, built: engine.Engine) -> None:
+def _keep(key: str, size: int, batch: int, built: Engine) -> None:
     """Adds to what export.memory reads, in place of an earlier figure of the same size and batch."""
     known = json.loads(MEASURED.read_text()) if MEASURED.is_file() else {}
     others = [entry for entry in known.get(key, []) if (entry["px"], entry["batch"]) != (size, batch)]
@@ -196,7 +190,8 @@ def _keep(key: str, size: int, batch: int, built: engine.Engine) -> None:
         "source": f"{BUILDER} {built.version} for SM80, {date.today()}",
     }
     known[key] = sorted([*others, entry], key=lambda each: (each["px"], each["batch"]))
-    MEASURED.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    with engine.replacing_file(MEASURED) as partial:
+        partial.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def alone(key: str, *more: str) -> int:

@@ -19,7 +19,16 @@ Absmax = Mapping[str, Tensor]  # linear -> largest magnitude of each input, floa
 
 
 def values(model: ir.Model, weights: Weights, absmax: Absmax) -> Iterator[tuple[str, Tensor]]:
-    """(initializer, tensor of its type) for all without a value; only `absmax`'s linears take int8 inputs."""
+    """(initializer, tensor of its type) for all without a value. ExportError if `absmax` lacks a linear."""
+    given, expected = set(), {str(value.name) for value in missing(model)}
+    for name, tensor in _all_values(model, weights, absmax):
+        given.add(name)
+        yield name, tensor
+    if lost := expected - given:
+        raise ExportError(f"{sorted(lost)[0]} was not calibrated: calibrate again")
+
+
+def _all_values(model: ir.Model, weights: Weights, absmax: Absmax) -> Iterator[tuple[str, Tensor]]:
     wanted = {str(value.name): value for value in missing(model)}
     quantised = [name.removesuffix(WEIGHT_SCALE) for name in wanted if name.endswith(WEIGHT_SCALE)]
     made = {f"{name}{part}" for name in quantised for part in (WEIGHT, WEIGHT_SCALE, SMOOTH, INPUT_SCALE)}

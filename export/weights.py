@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from export.checkpoint import check_weights
 from export.errors import ExportError
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 VAE_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
 
@@ -83,24 +83,18 @@ def spellings(name: str) -> Iterator[str]:
 
 def _files(folder: Path) -> list[Path]:
     """The safetensors of `folder`: what its index lists, else all in full precision."""
-    if not folder.is_dir():
-        raise ExportError(f"checkpoint folder {folder} is missing")
-    if index := next(iter(sorted(folder.glob("*.safetensors.index.json"))), None):
-        return _indexed(index)
+    check_weights(folder)
+    indices = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: path.name.count("."))
+    if indices:
+        return _indexed(indices[0])  # the one without a variant such as .fp16, if there is one
     # The hub keeps variants such as model.fp16.safetensors beside the file that the libraries load.
-    files = sorted(path for path in folder.glob("*.safetensors") if path.name.count(".") == 1)
-    if files:
-        return files
-    for pattern in PICKLES:
-        if pickle := next(folder.glob(pattern), None):
-            raise ExportError(f"{pickle} is a pickle, which can run code; only safetensors are read")
-    raise ExportError(f"{folder} has no weights: no *.safetensors")
+    return sorted(path for path in folder.glob("*.safetensors") if path.name.count(".") == 1)
 
 
 def _indexed(index: Path) -> list[Path]:
     try:
         placed: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-        names = sorted({*placed.values()})
+        names = sorted({str(Path(name)) for name in placed.values()})
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ExportError(f"{index} has no weight_map of names to files") from None
     for name in names:

@@ -34,12 +34,19 @@ def check_plans(manifest: Manifest, repository: Path) -> None:
 
 
 def compute_capabilities() -> list[str]:
-    """Those of this machine's GPUs, such as "8.0"; none if nvidia-smi is missing or finds no GPU."""
+    """Those of this machine's GPUs, such as "8.0"; none without nvidia-smi. ServingError if that fails."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     asked = subprocess.run(command, capture_output=True, text=True)
-    return sorted({*asked.stdout.split()}) if asked.returncode == 0 else []
+    if asked.returncode:
+        raise ServingError(f"nvidia-smi fails with status {asked.returncode}: {_last_line(asked)}")
+    return sorted({*asked.stdout.split()})
+
+
+def _last_line(ended: subprocess.CompletedProcess[str]) -> str:
+    """Of what a program said; some die without a word."""
+    return next(reversed((ended.stderr or ended.stdout).strip().splitlines()), "no words")
 
 
 def tensorrt_version(wanted: str) -> str:
@@ -48,6 +55,7 @@ def tensorrt_version(wanted: str) -> str:
     command = [sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"]
     asked = subprocess.run(command, capture_output=True, text=True)
     if asked.returncode:
-        reason = asked.stderr.strip().splitlines()[-1]
-        raise ServingError(f"TensorRT cannot be imported ({reason}): pip install tensorrt=={wanted}")
+        raise ServingError(
+            f"TensorRT cannot be imported ({_last_line(asked)}): pip install tensorrt=={wanted}"
+        )
     return asked.stdout.strip()

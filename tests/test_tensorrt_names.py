@@ -70,7 +70,7 @@ def test_the_names_of_one_are_just_those(libraries: Path, binding: str, other: s
 
 @pytest.mark.parametrize("binding", [TENSORRT, RTX])
 def test_types_that_are_looked_up_in_a_table_exist(libraries: Path, binding: str) -> None:
-    assert missing(binding, {f"DataType.{name}" for name, _ in TYPES.values()}, libraries) == []
+    assert missing(binding, {f"DataType.{name}" for name in TYPES.values()}, libraries) == []
 
 
 def test_chains_and_objects_are_read() -> None:
