@@ -46,7 +46,7 @@ class _Pass:
         weight = self.graph.initializers[name + WEIGHT]
         uses, computed = list(weight.uses()), dtype(weight)
         scale = self._initializer(name + WEIGHT_SCALE, computed, [sizes(weight)[0]])
-        weight.dtype = ir.DataType.INT8
+        weight.type = ir.TensorType(ir.DataType.INT8)  # a new one: values may share theirs
         node = ir.node("DequantizeLinear", [weight, scale], {"axis": 0})
         self._insert(uses[0].node, node, computed, weight.shape)
         for use in uses:

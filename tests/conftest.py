@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from small_graphs import Case
     from tiny_service import Service
 
 
@@ -39,6 +40,26 @@ def exported(random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
     command = ["--checkpoint", str(random_checkpoint), "--target", "cpu", "--output", str(output)]
     subprocess.run([sys.executable, "-m", "export", *command], check=True)
     return output
+
+
+@pytest.fixture(
+    scope="session", params=["flux", pytest.param("sdxl", marks=pytest.mark.slow)], ids=lambda name: name
+)
+def lora_denoiser(request: pytest.FixtureRequest) -> Case:
+    """The denoiser for ONNX Runtime in fp32, with LoRA inputs. Its graph is to be cloned, not changed."""
+    from small_graphs import for_cpu  # as above
+
+    if request.param == "flux":
+        return for_cpu(request.getfixturevalue("random_checkpoint"), "transformer", lora=True)
+    return for_cpu(request.getfixturevalue("random_sdxl"), "unet", lora=True)
+
+
+@pytest.fixture(scope="session")
+def plan_case(random_checkpoint: Path) -> Case:
+    """Flux's VAE decoder for an A100, in BF16. Its graph is to be cloned, not changed."""
+    from small_graphs import for_a100  # as above
+
+    return for_a100(random_checkpoint, "vae_decoder")
 
 
 @pytest.fixture(scope="session")

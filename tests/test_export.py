@@ -200,7 +200,8 @@ def test_an_export_that_is_stopped_leaves_nothing(random_checkpoint: Path, tmp_p
     output = tmp_path / "build" / "out"
     command = ["--checkpoint", str(random_checkpoint), "--target", "cpu", "--output", str(output)]
     with subprocess.Popen([sys.executable, "-m", "export", *command], stdout=subprocess.PIPE) as export:
-        assert export.stdout and export.stdout.readline() and export.stdout.readline()  # the table began
+        assert export.stdout and export.stdout.readline() and export.stdout.readline()
+        assert export.stdout.read(1)  # of the first component: the unfinished folder is there
         export.send_signal(signal.SIGTERM)
         assert export.wait(timeout=60) == 143
     assert list(output.parent.iterdir()) == []
