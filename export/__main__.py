@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from export.builders import BUILDERS
+from export.builders import BUILDERS, load_builder
 from export.checkpoint import open_checkpoint
 from export.errors import ExportError
 from export.manifest import FILE_NAME
@@ -32,10 +32,15 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, help="the repository's folder; build/CHECKPOINT-TARGET unless told"
     )
     parser.add_argument(
-        "--precision", nargs="+", default=[], metavar="NAME=PRECISION", help="in place of the target's own"
+        "--precision",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=PRECISION",
+        help="in place of the target's own",
     )
     parser.add_argument(
-        "--profile", nargs="+", default=[], metavar="AXIS=MIN,OPT,MAX",
+        "--profile", nargs="+", action="extend", default=[], metavar="AXIS=MIN,OPT,MAX",
         help=f"sizes to build for; axes: {', '.join(Profile.__dataclass_fields__)}",
     )  # fmt: skip
     parser.add_argument(
@@ -61,7 +66,10 @@ def planned(options: argparse.Namespace) -> Plan:
     if not options.calibration_prompts.is_file():
         raise ExportError(f"calibration prompts {options.calibration_prompts} is not a file")
     flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs, "prompts": options.calibration_prompts}
-    return Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
+    plan = Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
+    if builder in BUILDERS:
+        load_builder(builder)  # before anything is printed
+    return plan
 
 
 def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export import manifest as manifests
+from export import models
 from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
 from export.engine import check_disk, replacing_file
@@ -71,6 +72,7 @@ def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:
     """How large the inputs of `component`'s linears get, if they become int8; kept in `folder` once known."""
     if plan.precision(component) != "int8":
         return {}
+    models.silence_loaders()
     from export import calibration  # here, because diffusers' pipelines take seconds to import
 
     settings, prompts = calibration.default_settings(plan.family), plan.prompts.read_text().splitlines()

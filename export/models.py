@@ -37,7 +37,7 @@ def load(
     # With this option transformers reports wrong shapes; diffusers names them in its exception.
     lenient = {"ignore_mismatched_sizes": True} if library == "transformers" else {}
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, **lenient}
-    _silence_loaders()
+    silence_loaders()
     try:
         model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # the libraries raise a dozen kinds for damaged files
@@ -53,7 +53,7 @@ def _check_report(report: dict[str, Any], folder: Path) -> None:
         raise ExportError(f"{folder}: {name} has shape {list(saved)}, its config.json wants {list(wanted)}")
 
 
-def _silence_loaders() -> None:
+def silence_loaders() -> None:
     """Leaves it to `load` to say what is wrong, in one line."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -39,7 +39,8 @@ class Plan(Layout):
         if not target.min_size <= size <= target.max_size:
             limits = f"{target.min_size}..{target.max_size}"
             raise ExportError(
-                f"{self.checkpoint.name} draws {size} px; target {target.name} takes {limits} px"
+                f"{self.checkpoint.name} draws {size} px; target {target.name} takes {limits} px "
+                "unless --profile size=MIN,OPT,MAX says otherwise"
             )
 
     @property
