@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,8 +35,10 @@ class LoraLinear(nn.Linear):
         i, o = self.target.in_offset, self.target.out_offset
         down = self.pack.a[:, :, i : i + self.in_features].transpose(1, 2)
         up = self.pack.b[:, o : o + self.out_features, :].transpose(1, 2)
+        # Not `@`, which reshapes: torch.export reasons about every reshape, half an hour and more in SDXL's UNet.
         rows = input if input.dim() == 3 else input.unsqueeze(1)
-        return (rows @ down @ up).reshape(*input.shape[:-1], self.out_features)
+        added = torch.bmm(torch.bmm(rows, down), up)
+        return added if input.dim() == 3 else added.squeeze(1)
 
 
 def attach(model: nn.Module, targets: Iterable[LoraTarget]) -> Pack:
