@@ -35,7 +35,7 @@ class LoraLinear(nn.Linear):
         i, o = self.target.in_offset, self.target.out_offset
         down = self.pack.a[:, :, i : i + self.in_features].transpose(1, 2)
         up = self.pack.b[:, o : o + self.out_features, :].transpose(1, 2)
-        # Not `@`, which reshapes: torch.export reasons about every reshape, half an hour and more in SDXL's UNet.
+        # Not `@`, which reshapes: torch.export spends half an hour and more on those of SDXL's UNet.
         rows = input if input.dim() == 3 else input.unsqueeze(1)
         added = torch.bmm(torch.bmm(rows, down), up)
         return added if input.dim() == 3 else added.squeeze(1)
