@@ -34,19 +34,12 @@ def check_plans(manifest: Manifest, repository: Path) -> None:
 
 
 def compute_capabilities() -> list[str]:
-    """Those of this machine's GPUs, such as "8.0"; none without nvidia-smi. ServingError if that fails."""
+    """Those of this machine's GPUs, such as "8.0"; none if nvidia-smi is missing or finds no GPU."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     asked = subprocess.run(command, capture_output=True, text=True)
-    if asked.returncode:
-        raise ServingError(f"nvidia-smi fails with status {asked.returncode}: {_last_line(asked)}")
-    return sorted({*asked.stdout.split()})
-
-
-def _last_line(ended: subprocess.CompletedProcess[str]) -> str:
-    """Of what a program said; some die without a word."""
-    return next(reversed((ended.stderr or ended.stdout).strip().splitlines()), "no words")
+    return sorted({*asked.stdout.split()}) if asked.returncode == 0 else []
 
 
 def tensorrt_version(wanted: str) -> str:
@@ -55,7 +48,7 @@ def tensorrt_version(wanted: str) -> str:
     command = [sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"]
     asked = subprocess.run(command, capture_output=True, text=True)
     if asked.returncode:
-        raise ServingError(
-            f"TensorRT cannot be imported ({_last_line(asked)}): pip install tensorrt=={wanted}"
-        )
+        # The interpreter's last line names the error; one that is killed says nothing.
+        reason = next(reversed(asked.stderr.strip().splitlines()), f"status {asked.returncode}")
+        raise ServingError(f"TensorRT cannot be imported ({reason}): pip install tensorrt=={wanted}")
     return asked.stdout.strip()
