@@ -66,10 +66,7 @@ def planned(options: argparse.Namespace) -> Plan:
     if not options.calibration_prompts.is_file():
         raise ExportError(f"calibration prompts {options.calibration_prompts} is not a file")
     flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs, "prompts": options.calibration_prompts}
-    plan = Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
-    if builder in BUILDERS:
-        load_builder(builder)  # before anything is printed
-    return plan
+    return Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
 
 
 def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:
@@ -100,6 +97,8 @@ def export(options: argparse.Namespace) -> None:
     output = (options.output or Path("build", plan.name)).resolve()
     components = again(plan.checkpoint.family, options.components, options.force)
     check_output(output)
+    if plan.builder in BUILDERS:
+        load_builder(plan.builder)  # before any work
     previous = existing(output)
     if not components and up_to_date(plan, output, previous):
         print(f"{output}: up to date")
