@@ -33,7 +33,6 @@ from finetune.captions import caption, held_out_prompts
 from finetune.dataset import Pixels
 from finetune.scene import Scene, sample_scene
 
-DENOISERS = {"flux": "transformer", "sdxl": "unet"}
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -116,7 +115,7 @@ def quantised(
     model: Any, checkpoint: Checkpoint, component: ComponentSpec, options: argparse.Namespace
 ) -> None:
     """Makes `model` answer in int8, in place."""
-    name = calibration.key(checkpoint.family, component)
+    name = checkpoint.family.key(component)
     if options.onnx:
         model.forward = Engine(open_session(options.onnx), INPUTS[name])
         return
@@ -128,16 +127,13 @@ def calibrated(
     checkpoint: Checkpoint, component: ComponentSpec, options: argparse.Namespace
 ) -> calibration.Calibration:
     """What the calibration file holds, which is written first where there is none."""
-    if options.calibration and options.calibration.exists():
-        return calibration.load(options.calibration, checkpoint, component)
     prompts = calibration_prompts(options.calibration_prompts)
     settings = dataclasses.replace(
         calibration.default_settings(checkpoint.family), num_inference_steps=options.num_inference_steps
     )
-    found = calibration.calibrate(checkpoint, component, prompts, settings)
     if options.calibration:
-        calibration.save(found, options.calibration)
-    return found
+        return calibration.kept(options.calibration, checkpoint, component, prompts, settings)
+    return calibration.calibrate(checkpoint, component, prompts, settings)
 
 
 def pictures(pipeline: Any, family: FamilySpec, prompts: list[str], steps: int) -> Pixels:
@@ -177,7 +173,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     checkpoint = open_checkpoint(options.checkpoint)
     family = checkpoint.family
     options.num_inference_steps = options.num_inference_steps or int(family.num_inference_steps.default)
-    component = family.component(options.component or DENOISERS[family.name])
+    component = family.component(options.component) if options.component else family.denoiser
     scenes, prompts = evaluation(options.pictures)
     pipeline = evaluate.load(options.checkpoint)
     reference = pictures(pipeline, family, prompts, options.num_inference_steps)
@@ -189,7 +185,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         evaluate.grid(shown, len(shown) // 2).save(options.output / "grid.png")
     decibels = psnr(pixels, reference)
     return {
-        "component": calibration.key(family, component),
+        "component": family.key(component),
         "pictures": len(pixels),
         "psnr median": round(float(np.median(decibels)), 2),
         "psnr 10 %": round(float(np.percentile(decibels, 10)), 2),

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from export import manifest as manifests
 from export import models
 from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
-from export.engine import check_disk, replacing_file
+from export.files import check_disk, replacing
 from export.manifest import ComponentRecord, Manifest, sha256_of_file
 from export.plan import Plan, source_files
 from export.values import Absmax
@@ -78,13 +75,7 @@ def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:
     settings, prompts = calibration.default_settings(plan.family), plan.prompts.read_text().splitlines()
     facts = hashlib.sha256(f"{settings} {prompts}".encode()).hexdigest()[:12]
     path = folder / "calibration" / f"{plan.checkpoint_sha256[:12]}-{facts}-{component.name}.safetensors"
-    if path.is_file():
-        return calibration.load(path, plan.checkpoint, component).absmax
-    found = calibration.calibrate(plan.checkpoint, component, prompts, settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(path) as partial:
-        calibration.save(found, partial)
-    return found.absmax
+    return calibration.kept(path, plan.checkpoint, component, prompts, settings).absmax
 
 
 def _keep(
@@ -104,9 +95,9 @@ def _keep(
 
 
 def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -> Manifest:
-    files = {
-        path.relative_to(folder).as_posix(): sha256_of_file(path) for path in sorted(source_files(folder))
-    }
+    known = {record.file: record.sha256 for record in components.values()}
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(source_files(folder))}
+    files = {name: known.get(name) or sha256_of_file(path) for name, path in names.items()}
     return Manifest(
         checkpoint=plan.checkpoint.name,
         checkpoint_sha256=plan.checkpoint_sha256,
@@ -122,16 +113,3 @@ def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -
         components=components,
         files=files,
     )
-
-
-@contextmanager
-def replacing(output: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `output` when the block succeeds, and is gone when it fails."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as temporary:
-        new, old = Path(temporary, "new"), Path(temporary, "old")
-        new.mkdir()
-        yield new
-        if output.exists():
-            output.rename(old)
-        new.rename(output)

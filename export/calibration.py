@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.files import replacing_file
 from export.smoothquant import quantised_names
 from families import ComponentSpec, FamilySpec
 
@@ -59,11 +60,6 @@ def default_settings(family: FamilySpec) -> Settings:
     return replace(settings, device="cuda", dtype="bfloat16") if on_gpu else settings
 
 
-def key(family: FamilySpec, component: ComponentSpec) -> str:
-    """The name of `component` among all families' ones."""
-    return f"{family.name}.{component.name}"
-
-
 def calibrate(
     checkpoint: Checkpoint, component: ComponentSpec, prompts: Sequence[str], settings: Settings
 ) -> Calibration:
@@ -73,7 +69,7 @@ def calibrate(
     """
     if not prompts:
         raise ExportError("calibration needs prompts; it got none")
-    name = key(checkpoint.family, component)
+    name = checkpoint.family.key(component)
     pipeline = _pipeline(checkpoint, settings)
     model = getattr(pipeline, component.folder)
     linears = quantised_names(name, (path for path, module in model.named_modules()))
@@ -84,6 +80,19 @@ def calibrate(
             _draw(pipeline, checkpoint, prompts[start : start + settings.batch_size], start, settings)
     _check_finite(absmax)
     return Calibration(name, checkpoint.sha256(), prompts_sha256(prompts), settings, absmax)
+
+
+def kept(
+    path: Path, checkpoint: Checkpoint, component: ComponentSpec, prompts: Sequence[str], settings: Settings
+) -> Calibration:
+    """What the file at `path` holds, which is calibrated and written first where there is none."""
+    if path.is_file():
+        return load(path, checkpoint, component)
+    found = calibrate(checkpoint, component, prompts, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as partial:
+        save(found, partial)
+    return found
 
 
 def prompts_sha256(prompts: Sequence[str]) -> str:
@@ -158,7 +167,7 @@ def save(calibration: Calibration, path: Path) -> None:
 def load(path: Path, checkpoint: Checkpoint, component: ComponentSpec) -> Calibration:
     """What `save` wrote; ExportError unless it is of this component of this very checkpoint."""
     metadata, absmax = _read(path)
-    wanted = {"component": key(checkpoint.family, component), "checkpoint_sha256": checkpoint.sha256()}
+    wanted = {"component": checkpoint.family.key(component), "checkpoint_sha256": checkpoint.sha256()}
     for name, value in wanted.items():
         if metadata[name] != value:
             raise ExportError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.manifest import sha256_of_files
+from export.manifest import sha256_of_file, sha256_of_files
 from families import FAMILIES, FamilySpec
 from families.spec import Configs, Width
 
@@ -51,7 +53,12 @@ class Checkpoint:
         files = [
             path for part in parts or self.parts for path in (self.folder / part).rglob("*") if path.is_file()
         ]
-        return sha256_of_files(self.folder, [*files, self.folder / INDEX])
+        return sha256_of_files(self.folder, [*files, self.folder / INDEX], self._digest)
+
+    @cached_property
+    def _digest(self) -> Callable[[Path], str]:
+        """A file's hash, which is worked out once: the whole checkpoint's needs it, and its component's."""
+        return cache(sha256_of_file)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx_ir as ir
 from torch import nn
@@ -13,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export import engine, graph, models, parity, quantise_graph, values
 from export.errors import ExportError
+from export.finished import Engine
 from export.layout import Layout
 from export.manifest import ComponentRecord, sha256_of_file
 from export.plan import Plan
@@ -49,6 +52,23 @@ def quantised(layout: Layout, component: ComponentSpec, model: ir.Model) -> ir.M
     return model
 
 
+@dataclass(frozen=True)
+class Source:
+    """What an engine is made from: a graph, the weights that go into it, the ranges of int8 inputs."""
+
+    model: ir.Model
+    weights: Weights
+    absmax: Absmax
+
+
+def source(plan: Plan, component: ComponentSpec, absmax: Absmax) -> Source:
+    """ExportError if the checkpoint's weights are not those of the structure."""
+    model, structure = weightless(plan, component)
+    weights = Weights(plan.checkpoint.folder / component.folder)
+    weights.check(structure)
+    return Source(quantised(plan, component, model), weights, absmax)
+
+
 def export_component(
     plan: Plan, component: ComponentSpec, repository: Path, file: str, absmax: Absmax
 ) -> ComponentRecord:
@@ -56,35 +76,39 @@ def export_component(
 
     ExportError if weights are not the structure's, or the engine differs from torch or cannot be built.
     """
-    model, structure = weightless(plan, component)
-    weights = Weights(plan.checkpoint.folder / component.folder)
-    weights.check(structure)
+    path, made = repository / file, source(plan, component, absmax)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write = _write_onnx if plan.target.engine == "onnxruntime" else _write_plan
-    return write(plan, component, quantised(plan, component, model), weights, repository, file, absmax)
-
-
-def _write_onnx(
-    plan: Plan,
-    component: ComponentSpec,
-    model: ir.Model,
-    weights: Weights,
-    repository: Path,
-    file: str,
-    absmax: Absmax,
-) -> ComponentRecord:
-    values.fill(model, weights, absmax)
-    graph.save(model, repository / file)
+    facts = write(plan, component, made, path)
     record = ComponentRecord(
         file=file,
-        sha256=sha256_of_file(repository / file),
+        sha256=sha256_of_file(path),
         inputs_sha256=plan.component_sha256(component),
-        max_error=errors(plan, component, repository / file, absmax),
+        max_error=facts.max_error,
         tolerance=tolerance(plan, component),
         precision=plan.precision(component),
+        onnx_sha256=facts.onnx_sha256,
+        profile=facts.profile,
         lora=plan.lora_contract(component),
+        device_memory_bytes=facts.device_memory_bytes,
     )
     _check(component, record)
     return record
+
+
+class Facts(NamedTuple):
+    """What is known of an engine only once it is made; see ComponentRecord."""
+
+    max_error: dict[str, float]
+    onnx_sha256: str | None = None
+    profile: dict[str, list[list[int]]] | None = None
+    device_memory_bytes: int | None = None
+
+
+def _write_onnx(plan: Plan, component: ComponentSpec, made: Source, path: Path) -> Facts:
+    values.fill(made.model, made.weights, made.absmax)
+    graph.save(made.model, path)
+    return Facts(errors(plan, component, path, made.absmax))
 
 
 def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> dict[str, float]:
@@ -129,30 +153,20 @@ def job(
     )
 
 
-def _write_plan(
-    plan: Plan,
-    component: ComponentSpec,
-    model: ir.Model,
-    weights: Weights,
-    repository: Path,
-    file: str,
-    absmax: Absmax,
-) -> ComponentRecord:
-    path = repository / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    spill = Spill(path.parent, values.capacity(model))
-    work = job(plan, component, model, values.buffers(model, weights, absmax, spill))
-    built = engine.build(plan.builder, work, path)
+def compile_plan(plan: Plan, component: ComponentSpec, made: Source, path: Path) -> tuple[engine.Job, Engine]:
+    """Writes the plan to `path`; what its builder was given, and what it says of it."""
+    spill = Spill(path.parent, values.capacity(made.model))
+    buffers = values.buffers(made.model, made.weights, made.absmax, spill)
+    work = job(plan, component, made.model, buffers)
+    return work, engine.build(plan.builder, work, path)
+
+
+def _write_plan(plan: Plan, component: ComponentSpec, made: Source, path: Path) -> Facts:
+    work, built = compile_plan(plan, component, made, path)
     path.with_name(path.name + DESCRIPTION).write_text(json.dumps(built.description(), indent=1) + "\n")
-    return ComponentRecord(
-        file=file,
-        sha256=sha256_of_file(path),
-        inputs_sha256=plan.component_sha256(component),
-        max_error={},  # a plan runs on its own GPU only
-        tolerance=tolerance(plan, component),
-        precision=plan.precision(component),
+    return Facts(
+        max_error={},  # it runs on its own GPU only
         onnx_sha256=hashlib.sha256(work.graph).hexdigest(),
         profile=plan.profile(component),
-        lora=plan.lora_contract(component),
         device_memory_bytes=built.device_memory_bytes,
     )

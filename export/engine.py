@@ -6,10 +6,8 @@ Networks are strongly typed: TensorRT 11 has no others, and TensorRT-RTX is aske
 from __future__ import annotations
 
 import os
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +16,7 @@ from typing import Any
 from export.builder_log import new_log, new_monitor
 from export.builders import load_builder
 from export.errors import ExportError
+from export.files import check_disk, replacing_file
 from export.finished import TYPES, Engine, Shapes, agree, check_finished, described
 from export.spill import Buffer
 from families import ComponentSpec
@@ -45,10 +44,7 @@ def build(name: str, job: Job, path: Path) -> Engine:
     trt = load_builder(name)
     check_disk(path.parent, f"the plan of {job.component.name}", job.weights_bytes)
     log, started = new_log(trt), time.perf_counter()
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)  # the network's weights are its own: it has to outlive the build
-    parse(trt, log, network, parser, job)
+    builder, network, _parser = parsed(trt, log, job)
     config = _configured(trt, builder, job)
     with replacing_file(path) as partial:
         if not _serialize(trt, builder, network, config, partial):
@@ -60,8 +56,14 @@ def build(name: str, job: Job, path: Path) -> Engine:
     return engine
 
 
-def parse(trt: ModuleType, log: Any, network: Any, parser: Any, job: Job) -> None:
-    """Fills `network` from the job's graph and weights, which stay where they are."""
+def parsed(trt: ModuleType, log: Any, job: Job) -> tuple[Any, Any, Any]:
+    """(builder, network, parser) of the job's graph, whose weights stay where they are.
+
+    The parser has to outlive the use of the network, whose weights are its own.
+    """
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
     loaded = parser.load_model_proto(job.graph)
     for weight, buffer in job.weights.items():
         loaded = loaded and parser.load_initializer(weight, buffer.address, buffer.bytes)
@@ -69,16 +71,13 @@ def parse(trt: ModuleType, log: Any, network: Any, parser: Any, job: Job) -> Non
         log.failures.append("the parser refuses the graph")
     _raise_failures(log, job)
     check_network(trt, network, job.component)
+    return builder, network, parser
 
 
 def known_weights(name: str, job: Job) -> list[str]:
     """Those of the job's weights that the parsed network knows by name; nothing is built."""
     trt = load_builder(name)
-    log = new_log(trt)
-    builder = trt.Builder(log)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, log)
-    parse(trt, log, network, parser, job)
+    _builder, network, _parser = parsed(trt, new_log(trt), job)
     return [weight for weight in job.weights if network.mark_weights_refittable(weight)]
 
 
@@ -139,12 +138,12 @@ def _timings(trt: ModuleType, job: Job) -> Path:
 
 
 def _keep_timings(trt: ModuleType, config: Any, job: Job) -> None:
-    """The next build on this GPU need not time the same kernels again. RTX has no timings to keep."""
-    timings = config.get_timing_cache()
-    if timings is not None:
-        TIMINGS.mkdir(parents=True, exist_ok=True)
-        with replacing_file(_timings(trt, job)) as partial:
-            partial.write_bytes(memoryview(timings.serialize()))
+    """The next build on this GPU need not time the same kernels again."""
+    if trt.__name__ == "tensorrt_rtx":  # has nothing to keep, and deprecates the question
+        return
+    TIMINGS.mkdir(parents=True, exist_ok=True)
+    with replacing_file(_timings(trt, job)) as partial:
+        partial.write_bytes(memoryview(config.get_timing_cache().serialize()))
 
 
 def _serialize(trt: ModuleType, builder: Any, network: Any, config: Any, path: Path) -> bool:
@@ -163,23 +162,3 @@ def _serialize(trt: ModuleType, builder: Any, network: Any, config: Any, path: P
         file.flush()
         os.fsync(file.fileno())
     return bool(built)
-
-
-@contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` that takes its place when the block succeeds, and is gone when it fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def check_disk(folder: Path, name: str, weights_bytes: int) -> None:
-    """ExportError unless `folder` has room for plans of so many bytes of weights."""
-    wanted, free = int(1.1 * weights_bytes) + 2**26, shutil.disk_usage(folder).free
-    if free < wanted:
-        raise ExportError(
-            f"{name} needs {wanted / 1e9:.1f} GB on disk, {folder} has {free / 1e9:.1f} GB free"
-        )

@@ -15,24 +15,22 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from os import sched_getaffinity
 from pathlib import Path
 
 import torch
 
-from export import engine, values
 from export.build import calibrated
 from export.checkpoint import open_checkpoint
-from export.component import job, quantised, weightless
+from export.component import compile_plan, source
 from export.errors import ExportError
 from export.finished import Engine
 from export.plan import ROOT, Plan
 from export.profile import changed
-from export.spill import Spill
 from export.targets import TARGETS, Target, with_precisions
-from export.weights import Weights
-from families import FAMILIES
+from families import COMPONENTS
 
 CHECKPOINTS = ROOT / "assets" / "checkpoints"
 # The tiny checkpoints draw smaller pictures than the target's, from shorter texts.
@@ -75,12 +73,11 @@ def cases(names: Sequence[str] = ()) -> list[Case]:
 
 
 def _all_cases() -> Iterator[Case]:
-    for family in FAMILIES.values():
-        for component in family.components:
-            for precision in TARGETS["a100"].precisions[f"{family.name}.{component.name}"]:
-                yield Case(f"{family.name}-tiny", component.name, precision, lora=False)
-                if component.folder in ("transformer", "unet"):
-                    yield Case(f"{family.name}-tiny", component.name, precision, lora=True)
+    for key, precisions in TARGETS["a100"].precisions.items():
+        family, component = COMPONENTS[key]
+        for precision, lora in product(precisions, (False, True)):
+            if component.denoiser or not lora:
+                yield Case(f"{family.name}-tiny", component.name, precision, lora)
 
 
 def _key(case: Case) -> str:
@@ -93,16 +90,10 @@ def check(case: Case) -> str:
     plan = case.plan()
     component = plan.family.component(case.component)
     started = time.perf_counter()
-    model, structure = weightless(plan, component)
-    weights = Weights(plan.checkpoint.folder / component.folder)
-    weights.check(structure)
-    absmax = calibrated(plan, component, ROOT / "build")
+    made = source(plan, component, calibrated(plan, component, ROOT / "build"))
     with tempfile.TemporaryDirectory() as folder:
-        model = quantised(plan, component, model)
-        spill = Spill(Path(folder), values.capacity(model))
-        work = job(plan, component, model, values.buffers(model, weights, absmax, spill))
-        traced = time.perf_counter() - started
-        built = engine.build(BUILDER, work, Path(folder, plan.target.engine_file))
+        _, built = compile_plan(plan, component, made, Path(folder, plan.target.engine_file))
+    traced = time.perf_counter() - started - built.seconds
     return _row(case, traced, built)
 
 
@@ -132,7 +123,8 @@ def main(arguments: list[str]) -> int:
     workers = min(len(wanted), len(sched_getaffinity(0)))
     print(f"{len(wanted)} engines for SM80, compiled by {BUILDER} on {workers} cores\n{HEADING}", flush=True)
     for case in wanted:  # before two processes want the same
-        calibrated(case.plan(), case.plan().family.component(case.component), ROOT / "build")
+        plan = case.plan()
+        calibrated(plan, plan.family.component(case.component), ROOT / "build")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for _, row, compiled in pool.map(attempt, wanted):
             print(row, flush=True)

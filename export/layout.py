@@ -47,7 +47,7 @@ class Layout:
         return self.checkpoint.family
 
     def key(self, component: ComponentSpec) -> str:
-        return f"{self.family.name}.{component.name}"
+        return self.family.key(component)
 
     def precision(self, component: ComponentSpec) -> str:
         return self.target.default_precision(self.key(component))
@@ -68,15 +68,20 @@ class Layout:
         """What an adapter must fit: number of targets, sums of their sizes, the largest rank."""
         if not (targets := self.targets(component)):
             return None
-        sums = {f"sum_{end}": sum(getattr(t, f"{end}_features") for t in targets) for end in ("in", "out")}
-        return {"targets": len(targets), **sums, "max_rank": self.target.profile.rank.max}
+        last = targets[-1]  # offsets are cumulative
+        return {
+            "targets": len(targets),
+            "sum_in": last.in_offset + last.in_features,
+            "sum_out": last.out_offset + last.out_features,
+            "max_rank": self.target.profile.rank.max,
+        }
 
     def spec(self, component: ComponentSpec) -> ComponentSpec:
         """`component` with the tensors that its engine has here. Packs come in the engine's own type."""
-        targets = self.targets(component)
-        if not targets:
+        contract = self.lora_contract(component)
+        if contract is None:
             return component
-        sums = sum(t.in_features for t in targets), sum(t.out_features for t in targets)
+        sums = contract["sum_in"], contract["sum_out"]
         return with_lora(component, *sums, dtype=COMPUTE[self.compute(component)])
 
     def axes(self, batch: int, height: int, width: int, text_length: int, rank: int = 0) -> Axes:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from families.costs import WEIGHT_BYTES
+
 FILE_NAME = "manifest.json"
 FORMAT = 2
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int8_weights")
 
 
 class ManifestError(Exception):
@@ -32,16 +33,16 @@ class ComponentRecord:
     inputs_sha256: str
     max_error: dict[str, float]  # axis sizes, in words -> largest difference from torch
     tolerance: float
-    precision: str  # one of PRECISIONS
+    precision: str  # one of costs.WEIGHT_BYTES
     onnx_sha256: str | None = None
     profile: dict[str, list[list[int]]] | None = None  # input -> its smallest, usual and largest shape
     lora: dict[str, Any] | None = None
     device_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
+        if self.precision not in WEIGHT_BYTES:
             raise ManifestError(
-                f"{self.file} has precision {self.precision!r}; choices: {', '.join(PRECISIONS)}"
+                f"{self.file} has precision {self.precision!r}; choices: {', '.join(WEIGHT_BYTES)}"
             )
 
 
@@ -74,11 +75,11 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of_files(root: Path, paths: Iterable[Path]) -> str:
-    """One hash over names (relative to `root`) and contents, in the order of names."""
+def sha256_of_files(root: Path, paths: Iterable[Path], digest: Callable[[Path], str] = sha256_of_file) -> str:
+    """One hash over names (relative to `root`) and contents, by their `digest`, in the order of names."""
     total = hashlib.sha256()
     for path in sorted(paths):
-        total.update(f"{path.relative_to(root).as_posix()} {sha256_of_file(path)}\n".encode())
+        total.update(f"{path.relative_to(root).as_posix()} {digest(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -15,12 +15,12 @@ from export.gpus import GPUS, gpu_named
 from export.layout import Layout
 from export.memory_plan import GB, SCRATCH, Demand, MemoryPlan, component_bytes, memory_plan
 from export.profile import Span
-from export.scratch import COMPONENTS
+from export.targets import TARGETS
+from families import COMPONENTS
 
 __all__ = ["PLANS", "Demand", "MemoryPlan", "check_fits", "check_memory", "memory_plan"]
 
-FP16 = ("flux.text_encoder", "sdxl.text_encoder", "sdxl.text_encoder_2", "sdxl.unet")  # others overflow in it
-SIXTEEN = {key: "fp16" if key in FP16 else "bf16" for key in COMPONENTS}
+SIXTEEN = {key: TARGETS["a100"].sixteen_bit(key) for key in COMPONENTS}
 T5_INT8 = {"flux.text_encoder_2": "int8_weights"}
 PLANS: Mapping[str, Mapping[str, str]] = {
     "A": SIXTEEN,
@@ -151,7 +151,7 @@ def _advice(plan: MemoryPlan, alternatives: Alternatives) -> str:
 
 
 def _words(changes: Sequence[Change]) -> str:
-    """Options of a command, each once: a second `--profile` would replace the first."""
+    """Options of a command, each once."""
     options: dict[str, list[str]] = {}
     for change in changes:
         options.setdefault(change.option, []).append(change.value)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from export.errors import ExportError
 from export.gpus import Gpu
 from export.scratch import (
-    COMPONENTS,
     ESTIMATE,
     Call,
     Figure,
@@ -21,8 +20,9 @@ from export.scratch import (
     scratch,
     weights,
 )
+from families import COMPONENTS
 from families.costs import WEIGHT_BYTES, adapter_bytes, weight_bytes
-from families.published import PUBLISHED, changes, complete
+from families.published import PUBLISHED, changes, complete, published_of
 from families.spec import Configs
 
 GB = 1_000_000_000
@@ -120,8 +120,7 @@ def _is_published(demand: Demand, key: str) -> bool:
     if key not in demand.components:
         return False
     family, component = COMPONENTS[key]
-    published = next(published for published in PUBLISHED.values() if published.family is family)
-    return component.folder not in changes(published, demand.configs[family.name])
+    return component.folder not in changes(published_of(family), demand.configs[family.name])
 
 
 def _check(demand: Demand) -> None:

@@ -6,6 +6,7 @@ TensorRT 11 has no other way to say so. A linear `N` gets the initializers `N.we
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from export.errors import ExportError
@@ -36,8 +37,8 @@ def quantise(model: ir.Model, key: str, precision: str) -> None:
 class _Pass:
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
-        zero = ir.tensor([0], dtype=ir.DataType.INT8, name="int8_zero")
-        self.zero = ir.Value(name="int8_zero", const_value=_scalar(zero))
+        zero = ir.tensor(np.int8(0), name="int8_zero")
+        self.zero = ir.Value(name=zero.name, const_value=zero)
         self.graph.initializers.add(self.zero)
         self.quantised: dict[tuple[str, str], ir.Value] = {}  # (input, word of its linears) -> its Q/DQ
 
@@ -91,20 +92,12 @@ class _Pass:
         return output
 
 
-def _scalar(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    return ir.tensor(tensor.numpy().reshape(()), dtype=tensor.dtype, name=tensor.name)
-
-
 def _products(weight: ir.Value) -> list[ir.Node]:
     """The MatMul or Gemm nodes that multiply by `weight`, transposed before or in them."""
     products = []
-    for use in weight.uses():
-        readers = (
-            [each.node for each in use.node.outputs[0].uses()]
-            if use.node.op_type == "Transpose"
-            else [use.node]
-        )
-        products += readers
+    for node in (use.node for use in weight.uses()):
+        transposed = node.op_type == "Transpose"
+        products += [use.node for use in node.outputs[0].uses()] if transposed else [node]
     if not products or any(node.op_type not in ("MatMul", "Gemm") for node in products):
         raise ExportError(
             f"{weight.name} is used by {[node.op_type for node in products]}, not by one product"

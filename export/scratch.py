@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from export.checkpoint import read_json
 from export.errors import ExportError
-from families import FAMILIES, ComponentSpec
+from export.targets import SIXTEEN_BIT
+from families import COMPONENTS, ComponentSpec
 
 MEASURED = Path(__file__).with_name("measured.json")
 ESTIMATE = "estimate"
-COMPONENTS = {
-    f"{family.name}.{component.name}": (family, component)
-    for family in FAMILIES.values()
-    for component in family.components
-}
-SIXTEEN_BIT = ("bf16", "fp16")
 # What works in 16 bits between its integer products, or keeps weights elsewhere: scratch is as in 16 bits.
 AS_IN_16_BIT = ("int8", "int8_weights", "bf16_streamed")
 
@@ -139,13 +134,7 @@ def read_measured(path: Path | None = None) -> dict[str, tuple[Measured, ...]]:
     path = path or MEASURED
     if not path.is_file():
         return {}
-    try:
-        entries = json.loads(path.read_text())
-    except ValueError as error:
-        raise ExportError(f"{path} is not JSON: {error}") from None
-    if not isinstance(entries, dict):
-        raise ExportError(f"{path} holds a {type(entries).__name__}, not an object")
-    return {key: _component(path, key, some) for key, some in entries.items()}
+    return {key: _component(path, key, some) for key, some in read_json(path).items()}
 
 
 def _component(path: Path, key: str, entries: Any) -> tuple[Measured, ...]:

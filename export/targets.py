@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 from export.errors import ExportError
 from export.profile import Profile, Span
-from families import FAMILIES, FamilySpec
+from families import COMPONENTS, FamilySpec
 
 # Triton's names of the types that an engine computes in.
 COMPUTE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
+SIXTEEN_BIT = ("bf16", "fp16")
 # Precision -> compute capability from which GPUs have it.
 SINCE = {"fp32": 0.0, "fp16": 5.3, "int8": 6.1, "int8_weights": 6.1, "bf16": 8.0, "fp8": 8.9, "fp4": 10.0}
 
@@ -48,12 +49,12 @@ class Target:
         """The precision of the component `key`, "family.component"."""
         return next(iter(self.precisions[key]))
 
+    def sixteen_bit(self, key: str) -> str:
+        """The 16-bit precision of the component `key`."""
+        return next(precision for precision in self.precisions[key] if precision in SIXTEEN_BIT)
 
-CPU_PRECISIONS: dict[str, dict[str, str]] = {
-    f"{family.name}.{component.name}": {"fp32": "fp32"}
-    for family in FAMILIES.values()
-    for component in family.components
-}
+
+CPU_PRECISIONS: dict[str, dict[str, str]] = {key: {"fp32": "fp32"} for key in COMPONENTS}
 CPU_PRECISIONS["flux.transformer"]["int8"] = CPU_PRECISIONS["sdxl.unet"]["int8"] = "fp32"
 CPU_PRECISIONS["flux.text_encoder_2"]["int8_weights"] = "fp32"
 A100_PRECISIONS: dict[str, dict[str, str]] = {

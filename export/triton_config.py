@@ -21,12 +21,11 @@ GPU_INPUTS = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
 # This one never moves the memory, whose address captured graphs keep.
 ALLOCATION = {"execution_context_allocation_strategy": "STATIC"}
 
-DENOISERS = frozenset({"transformer", "unet"})  # their scheduler makes the batches
 # A VAE's kernels run for long and once a picture: nothing to gain from launching them faster.
 # Only when asked for: with graphs on, Triton 25.06 to 25.10 was seen to answer with an earlier request's
 # output (server issue 8550, open when this was written). On a GPU, first compare answers to alternating
 # requests with and without.
-CAPTURED = DENOISERS | {"text_encoder", "text_encoder_2"}
+UNCAPTURED = "vae"
 TEXT_LENGTHS = 128, 256  # tokens that get graphs of their own, beside the most that the checkpoint reads
 
 INSTANCES = """\
@@ -58,7 +57,7 @@ def _plan_config(layout: Layout, component: ComponentSpec) -> str:
         *_head(layout, component),
         *_tensors(layout, component),
         INSTANCES,
-        *([] if component.name in DENOISERS else [BATCHING]),
+        *([] if component.denoiser else [BATCHING]),
         *([CACHE] if component.response_cache else []),
         parameters({**ALLOCATION, **GPU_INPUTS}).rstrip(),
         *([_cuda(graphs)] if graphs else []),
@@ -115,7 +114,7 @@ def graph_calls(layout: Layout, component: ComponentSpec) -> list[Call]:
 
     Each is a graph for every of Triton's three sets of events, so only sizes that come often are worth it.
     """
-    if not layout.cuda_graphs or component.name not in CAPTURED:
+    if not layout.cuda_graphs or component.folder == UNCAPTURED:
         return []
     rank, rows = layout.target.profile.rank, (1, component.rows_per_picture)
     choices = product(rows, text_lengths(layout), (rank.min, rank.opt))

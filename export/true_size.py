@@ -27,6 +27,7 @@ from torch import nn
 from export import engine, graph, values
 from export.component import job, quantised, weightless
 from export.errors import ExportError
+from export.files import replacing_file
 from export.finished import Engine
 from export.layout import Layout
 from export.process import peak_gb
@@ -34,11 +35,11 @@ from export.profile import changed
 from export.quantise_graph import INPUT_SCALE, WEIGHT_SCALE
 from export.scratch import MEASURED
 from export.spill import Buffer, Spill
-from export.targets import TARGETS, with_precisions
+from export.targets import SIXTEEN_BIT, TARGETS, with_precisions
 from export.weights import spellings
-from families import ComponentSpec
+from families import COMPONENTS, ComponentSpec
 from families.layers import parameters
-from families.published import PUBLISHED, Published
+from families.published import Published, published_of
 
 BUILDER = "tensorrt_rtx"
 # What 24 GB of host memory cannot compile whole: so many layers of true width need the same scratch.
@@ -47,7 +48,6 @@ CUT = {
     "flux.text_encoder_2": {"num_layers": 2},
 }
 PROFILE = ("size=256,1024,1536", "batch=1,1,4")  # all that the families can be built for
-SIXTEEN_BIT = ("bf16", "fp16")
 PEAK_GB = 3.0
 HEADING = (
     f"{'component':<22}{'precision':<14}{'G parameters':>13}{'named':>7}{'known':>7}{'nodes':>8}{'graph':>9}"
@@ -62,23 +62,16 @@ def layout_of(published: Published, component: ComponentSpec, precision: str) ->
     )
 
 
-def keys() -> list[str]:
-    return [
-        f"{p.family.name}.{component.name}" for p in PUBLISHED.values() for component in p.family.components
-    ]
-
-
 def found(key: str) -> tuple[Published, ComponentSpec]:
     """The published checkpoint and the component of "family.component"."""
-    family, _, name = key.partition(".")
-    for published in PUBLISHED.values():
-        if published.family.name == family and key in keys():
-            return published, published.family.component(name)
-    raise ExportError(f"unknown component {key!r}; choices: {', '.join(keys())}")
+    if key not in COMPONENTS:
+        raise ExportError(f"unknown component {key!r}; choices: {', '.join(COMPONENTS)}")
+    family, component = COMPONENTS[key]
+    return published_of(family), component
 
 
 def sixteen_bit(key: str) -> str:
-    return next(precision for precision in TARGETS["a100"].precisions[key] if precision in SIXTEEN_BIT)
+    return TARGETS["a100"].sixteen_bit(key)
 
 
 def check(key: str) -> Iterator[str]:
@@ -190,7 +183,7 @@ def _keep(key: str, size: int, batch: int, built: Engine) -> None:
         "source": f"{BUILDER} {built.version} for SM80, {date.today()}",
     }
     known[key] = sorted([*others, entry], key=lambda each: (each["px"], each["batch"]))
-    with engine.replacing_file(MEASURED) as partial:
+    with replacing_file(MEASURED) as partial:
         partial.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
@@ -213,7 +206,13 @@ def one(key: str, size: int | None, batch: int) -> int:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.true_size", description=__doc__)
-    parser.add_argument("--components", nargs="+", default=keys(), metavar="FAMILY.COMPONENT", choices=keys())
+    parser.add_argument(
+        "--components",
+        nargs="+",
+        default=list(COMPONENTS),
+        metavar="FAMILY.COMPONENT",
+        choices=list(COMPONENTS),
+    )
     parser.add_argument("--build", type=int, metavar="SIZE", help="compile for pictures of up to SIZE pixels")
     parser.add_argument("--batch", type=int, default=1, help="pictures of a call, with --build")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)

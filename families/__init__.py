@@ -15,8 +15,15 @@ from families.spec import (
 )
 
 FAMILIES: dict[str, FamilySpec] = {family.name: family for family in (FLUX, SDXL)}
+# "family.component" -> both.
+COMPONENTS: dict[str, tuple[FamilySpec, ComponentSpec]] = {
+    family.key(component): (family, component)
+    for family in FAMILIES.values()
+    for component in family.components
+}
 
 __all__ = [
+    "COMPONENTS",
     "FAMILIES",
     "FLUX",
     "SDXL",

@@ -35,6 +35,7 @@ TRANSFORMER = ComponentSpec(
         TensorSpec("guidance", "FP32", (1,)),
     ),
     outputs=(TensorSpec("sample", "FP32", ("image_tokens", Width("transformer", "in_channels"))),),
+    denoiser=True,
 )
 
 STEPS = Range(1, 28, 50)

@@ -241,6 +241,11 @@ SDXL_BASE = Published(
 PUBLISHED: Mapping[str, Published] = {published.name: published for published in (FLUX_1_DEV, SDXL_BASE)}
 
 
+def published_of(family: FamilySpec) -> Published:
+    """The published checkpoint of `family`."""
+    return next(published for published in PUBLISHED.values() if published.family is family)
+
+
 def published_named(name: str) -> Published:
     """The published checkpoint called `name`; ValueError lists the choices."""
     if name not in PUBLISHED:

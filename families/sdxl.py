@@ -38,6 +38,7 @@ UNET = ComponentSpec(
     ),
     outputs=(TensorSpec("noise_pred", "FP32", tasks.LATENTS),),
     rows_per_picture=2,
+    denoiser=True,
 )
 
 STEPS = Range(1, 30, 100)

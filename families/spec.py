@@ -84,6 +84,7 @@ class ComponentSpec:
     outputs: tuple[TensorSpec, ...]
     response_cache: bool = False  # Triton answers a repeated input from its cache
     rows_per_picture: int = 1  # rows of a call that one picture may take: 2 with classifier-free guidance
+    denoiser: bool = False  # called once a step, in batches that the scheduler makes
 
     def dynamic_axes(self) -> dict[str, dict[int, str]]:
         """ONNX: tensor name -> {position: axis name}."""
@@ -202,6 +203,14 @@ class FamilySpec:
     def max_rows(self, component: ComponentSpec) -> int:
         """Rows of the largest call of `component`."""
         return self.max_batch_size * component.rows_per_picture
+
+    def key(self, component: ComponentSpec) -> str:
+        """The name of `component` among all families' ones: "flux.transformer"."""
+        return f"{self.name}.{component.name}"
+
+    @property
+    def denoiser(self) -> ComponentSpec:
+        return next(component for component in self.components if component.denoiser)
 
     def model_name(self, component: ComponentSpec) -> str:
         """The Triton model that serves `component`."""

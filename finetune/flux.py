@@ -205,14 +205,15 @@ def train(
     `sigmas` [steps + 1] are the noise levels of a drawing, for phases that roll out.
     """
     teacher = _teacher(model, folder / phase.teacher) if phase.teacher else None
-    rollout = Rollout(phase.batch_per_worker, latents.shape[1:], sigmas, len(latents))
+    rollout = None
+    if phase.rollout:
+        rollout = Rollout(phase.batch_per_worker, latents.shape[1:], sigmas, len(latents))
 
     def loss(step: int) -> torch.Tensor:
         rng, length = random.Random(f"{phase.name} {step} {rank()}"), PADDINGS[step % len(PADDINGS)]
         straight = StraightBatch.draw(latents, phase.batch_per_worker, phase.uniform, rng)
         if teacher is None:
             return _matching_loss(model, text, straight, length, rng)
-        batch = rollout if phase.rollout else straight
-        return _distillation_loss(model, teacher, text, batch, length, phase.rescale, rng)
+        return _distillation_loss(model, teacher, text, rollout or straight, length, phase.rescale, rng)
 
     optimise(model, phase, loss, folder)

@@ -20,6 +20,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import ExportError
 from export.smoothquant import quantised_names
 from export.wrappers import WRAPPERS
+from families import FAMILIES
 from finetune import evaluate
 
 PROMPTS = ["a red mug on a blue gradient background", "a lamp", "a yellow box"]
@@ -139,7 +140,7 @@ def test_what_is_no_calibration_is_refused(flux: Checkpoint, tmp_path: Path) -> 
             calibration.load(tmp_path / name, flux, transformer)
 
 
-@pytest.mark.parametrize("family", int8.DENOISERS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_int8_draws_the_pictures_of_float32(family: str) -> None:
     options = ["--checkpoint", f"{ASSETS}/{family}-tiny", "--pictures", "4", "--calibration-prompts", "8"]
     report = int8.report(int8.parse([*options, "--num-inference-steps", "6"]))

@@ -14,14 +14,12 @@ from small_graphs import Case
 from export import engine, values
 from export.builder_log import new_log
 from export.component import job
-from export.engine import Engine, Job
+from export.engine import Job
 from export.errors import ExportError
-from export.finished import check_finished
+from export.finished import Engine, check_finished
 from export.spill import Spill
 from families import TensorSpec
 
-# tensorrt_rtx deprecates what tensorrt has for its timing cache; a warning made an error there is a crash.
-pytestmark = pytest.mark.filterwarnings("ignore:.*[Tt]iming cache:DeprecationWarning")
 RTX = "tensorrt_rtx"
 Change = Callable[[Job], Job]
 

@@ -11,7 +11,8 @@ import pytest
 from export.engines_check import cases
 from export.errors import ExportError
 from export.targets import TARGETS
-from export.true_size import found, keys
+from export.true_size import found
+from families import COMPONENTS
 
 
 def run(module: str, *arguments: str) -> tuple[int, list[str]]:
@@ -51,7 +52,7 @@ def test_an_unknown_component_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", COMPONENTS)
 def test_the_true_graph_exports_and_parses(key: str) -> None:
     """All weights by state-dict name, all known to the parser, in less than 3 GB: the command checks that."""
     status, lines = run("export.true_size", "--components", key)

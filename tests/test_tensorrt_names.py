@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorrt_names import missing, names_used, uses_tensorrt, write_libraries
 
-from export.engine import TYPES
+from export.finished import TYPES
 
 ROOT = Path(__file__).parent.parent
 # Triton's backend and the build for a GPU that is present use one, the check without a GPU the other.
