@@ -12,11 +12,12 @@ from export import models
 from export.assemble import assemble_models, copy_checkpoint_parts, engine_path
 from export.component import export_component
 from export.files import check_disk, replacing
-from export.manifest import ComponentRecord, Manifest, sha256_of_file
+from export.manifest import ComponentRecord, Manifest
 from export.plan import Plan, source_files
 from export.values import Absmax
 from families import ComponentSpec
 from families.costs import weight_bytes
+from families.hashes import sha256_of_file
 
 
 def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[str]) -> Manifest:

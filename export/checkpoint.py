@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.manifest import sha256_of_file, sha256_of_files
 from families import FAMILIES, FamilySpec
+from families.hashes import sha256_of_file, sha256_of_files
 from families.spec import Configs, Width
 
 INDEX = "model_index.json"

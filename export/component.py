@@ -17,13 +17,14 @@ from export import engine, graph, models, parity, quantise_graph, values
 from export.errors import ExportError
 from export.finished import Engine
 from export.layout import Layout
-from export.manifest import ComponentRecord, sha256_of_file
+from export.manifest import ComponentRecord
 from export.plan import Plan
 from export.smoothquant import fake_quantise
 from export.spill import Buffer, Spill
 from export.values import Absmax
 from export.weights import Weights
 from families import ComponentSpec
+from families.hashes import sha256_of_file
 
 UINT8_TOLERANCE = 1.0  # rounding may fall to either side
 # A value between two int8 levels may fall to either side too: inputs changed by 1e-6 change flux-tiny's

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from families.costs import WEIGHT_BYTES
+from families.hashes import sha256_of_file
 
 FILE_NAME = "manifest.json"
 FORMAT = 2
@@ -68,19 +68,6 @@ class Manifest:
     builder_version: str = ""
     compute_capability: str | None = None  # None: not bound to a GPU
     format: int = FORMAT
-
-
-def sha256_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_files(root: Path, paths: Iterable[Path], digest: Callable[[Path], str] = sha256_of_file) -> str:
-    """One hash over names (relative to `root`) and contents, by their `digest`, in the order of names."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        total.update(f"{path.relative_to(root).as_posix()} {digest(path)}\n".encode())
-    return total.hexdigest()
 
 
 def write(manifest: Manifest, repository: Path) -> None:

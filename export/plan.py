@@ -12,8 +12,8 @@ from export.builders import load_builder
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.layout import Layout
-from export.manifest import sha256_of_file, sha256_of_files
 from families import ComponentSpec
+from families.hashes import sha256_of_file, sha256_of_files
 from families.triton import MODEL_REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from export import manifest as manifests
-from export.manifest import ComponentRecord, Manifest, ManifestError, sha256_of_file
+from export.manifest import ComponentRecord, Manifest, ManifestError
+from families.hashes import sha256_of_file
 
 
 @pytest.fixture

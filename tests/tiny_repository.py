@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export import manifest
+from families.hashes import sha256_of_file
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -70,5 +71,5 @@ def add_python(models: Path, name: str, code: str) -> None:
 def finish(repository: Path) -> None:
     """Write the manifest that makes a folder with models/ an assembled repository."""
     paths = [path for path in (repository / "models").rglob("*") if path.is_file()]
-    files = {path.relative_to(repository).as_posix(): manifest.sha256_of_file(path) for path in paths}
+    files = {path.relative_to(repository).as_posix(): sha256_of_file(path) for path in paths}
     manifest.write(manifest.Manifest("tiny", "", "none", "cpu", "", "", {}, {}, "", {}, files), repository)

@@ -17,6 +17,7 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from export import manifest
+from families.hashes import sha256_of_file
 from families.triton import parameters
 from gateway.app import create_app
 from gateway.samples import ORDERS, Order
@@ -61,7 +62,7 @@ def stand_in_config(order: Order, journal: Path, instances: int) -> str:
 def seal(repository: Path) -> None:
     """Write the manifest that makes a folder with models/ an assembled repository."""
     paths = [path for path in (repository / "models").rglob("*") if path.is_file()]
-    files = {path.relative_to(repository).as_posix(): manifest.sha256_of_file(path) for path in paths}
+    files = {path.relative_to(repository).as_posix(): sha256_of_file(path) for path in paths}
     manifest.write(
         manifest.Manifest("stand-in", "", "flux", "cpu", "", "", {}, {}, "", {}, files), repository
     )

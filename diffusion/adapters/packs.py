@@ -1,0 +1,186 @@
+"""What an engine takes of adapters: merged by putting their ranks side by side, which is exact."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffusion.adapters import files
+from diffusion.adapters.canonical import Adapter, check_targets, packed, pairs_of
+from families.adapters import AdapterEntry, AdapterError, AdapterIndex, Applied, Lora
+from families.layers import LoraTarget
+from families.spec import FamilySpec, InvalidRequest
+
+BUCKETS = (1, 4, 8, 16, 32, 64)  # ranks that packs have, so that batches of them are seldom padded
+MAX_NAMED = 20  # adapters that a message lists
+CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Merged adapters: lora_a [1, rank, sum_in], lora_b [1, sum_out, rank] with all scales in it.
+
+    Of the targets' order and offsets, see LoraTarget. Not to be written to: packs are shared.
+    """
+
+    lora_a: Tensor
+    lora_b: Tensor
+    applied: tuple[Applied, ...]
+
+
+def stacked(packs: Sequence[Pack]) -> tuple[Tensor, Tensor]:
+    """A row for each pack: lora_a [B, R, sum_in], lora_b [B, sum_out, R]; zeros fill up to rank R."""
+    rank = max(pack.lora_a.shape[1] for pack in packs)
+    return (
+        torch.cat([_with_rank(pack.lora_a, 1, rank) for pack in packs]),
+        torch.cat([_with_rank(pack.lora_b, 2, rank) for pack in packs]),
+    )
+
+
+def _with_rank(tensor: Tensor, axis: int, rank: int) -> Tensor:
+    """`tensor` of three axes with zeros after its `axis`, up to size `rank`."""
+    missing = rank - tensor.shape[axis]
+    return functional.pad(tensor, (0, 0) * (2 - axis) + (0, missing)) if missing else tensor
+
+
+Value = TypeVar("Value")
+
+
+class Cache(Generic[Value]):
+    """The values that were used last, of at most so many bytes in all; any thread may use it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.bytes = limit, 0
+        self._lock, self._kept = threading.Lock(), OrderedDict[Hashable, tuple[Value, int]]()
+
+    def get(self, key: Hashable) -> Value | None:
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+
+    def put(self, key: Hashable, value: Value, size: int) -> None:
+        """Keeps `value`, of `size` bytes, in place of what was used longest ago; nothing over the limit."""
+        with self._lock:
+            self._drop(key)
+            if size > self._limit:
+                return
+            while self.bytes + size > self._limit:
+                self._drop(next(iter(self._kept)))
+            self._kept[key] = value, size
+            self.bytes += size
+
+    def _drop(self, key: Hashable) -> None:
+        _, size = self._kept.pop(key, (None, 0))
+        self.bytes -= size
+
+
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+class Packs:
+    """The packs of a store's adapters, for an engine with these `targets` that takes ranks up to `max_rank`.
+
+    They are of `dtype`, on `device`. Up to `cache_bytes` of them are kept, and as much of loaded adapters.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        family: FamilySpec,
+        targets: Sequence[LoraTarget],
+        max_rank: int,
+        dtype: torch.dtype,
+        device: str,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._index, self._family, self._targets = AdapterIndex(folder), family, targets
+        self._max_rank, self._dtype, self._device = max_rank, dtype, device
+        self._adapters, self._packs = Cache[Adapter](cache_bytes), Cache[tuple[Tensor, Tensor]](cache_bytes)
+
+    def packs(self, loras: Sequence[Lora]) -> Pack:
+        """The pack of `loras`, merged in their order; without any, zeros of rank 1.
+
+        InvalidRequest names an adapter that the store does not have, or ranks above max_rank in sum;
+        AdapterError a file that is damaged or does not fit.
+        """
+        entries = [self._entry(lora.name) for lora in loras]
+        self._check_rank(loras, entries)
+        key = tuple((entry.sha256, lora.scale) for lora, entry in zip(loras, entries, strict=True))
+        merged = self._packs.get(key)
+        if merged is None:
+            adapters = [self._adapter(entry) for entry in entries]
+            merged = self._merged(adapters, [lora.scale for lora in loras])
+            self._packs.put(key, merged, _bytes(*merged))
+        return Pack(*merged, tuple(_applied(lora, e) for lora, e in zip(loras, entries, strict=True)))
+
+    def _entry(self, name: str) -> AdapterEntry:
+        entries = self._index.entries(self._family.name)
+        if name in entries:
+            return entries[name]
+        names = sorted(entries)
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        choices = f"{', '.join(names[:MAX_NAMED]) or 'none'}{more}"
+        raise InvalidRequest(f"{self._family.name} has no adapter {name!r}; choices: {choices}")
+
+    def _check_rank(self, loras: Sequence[Lora], entries: Sequence[AdapterEntry]) -> None:
+        if sum(entry.rank for entry in entries) > self._max_rank:
+            ranks = ", ".join(f"{lora.name} {e.rank}" for lora, e in zip(loras, entries, strict=True))
+            raise InvalidRequest(f"the ranks of these adapters add up to more than {self._max_rank}: {ranks}")
+
+    def _adapter(self, entry: AdapterEntry) -> Adapter:
+        adapter = self._adapters.get(entry.sha256)
+        if adapter is None:
+            adapter = load(self._index.file(entry), entry, self._family, self._targets, self._dtype)
+            self._adapters.put(entry.sha256, adapter, _bytes(adapter.lora_a, adapter.lora_b))
+        return adapter
+
+    def _merged(self, adapters: Sequence[Adapter], scales: Sequence[float]) -> tuple[Tensor, Tensor]:
+        last = self._targets[-1]
+        sum_in, sum_out = last.in_offset + last.in_features, last.out_offset + last.out_features
+        rank = self._bucket(sum(adapter.rank for adapter in adapters))
+        lora_a, lora_b = torch.zeros(1, rank, sum_in), torch.zeros(1, sum_out, rank)
+        start = 0
+        for adapter, scale in zip(adapters, scales, strict=True):
+            end = start + adapter.rank
+            lora_a[0, start:end], lora_b[0, :, start:end] = adapter.lora_a, scale * adapter.lora_b
+            start = end
+        return lora_a.to(self._device, self._dtype), lora_b.to(self._device, self._dtype)
+
+    def _bucket(self, rank: int) -> int:
+        fitting = [bucket for bucket in (*BUCKETS, self._max_rank) if rank <= bucket <= self._max_rank]
+        return min(fitting)
+
+
+def load(
+    path: Path, entry: AdapterEntry, family: FamilySpec, targets: Sequence[LoraTarget], dtype: torch.dtype
+) -> Adapter:
+    """The kept file of `entry`; AdapterError if it is not what the index says, or does not fit `targets`."""
+    contents = files.read(path, entry.sha256)
+    pairs = pairs_of(contents, family.denoiser.name)
+    try:
+        check_targets(pairs, targets)
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from None
+    adapter = packed(pairs, targets, dtype)
+    if (adapter.rank, adapter.modules) != (entry.rank, entry.modules):
+        raise AdapterError(
+            f"{path} has rank {adapter.rank} and {adapter.modules} modules, "
+            f"the index says {entry.rank} and {entry.modules}"
+        )
+    return adapter
+
+
+def _applied(lora: Lora, entry: AdapterEntry) -> Applied:
+    """`load` made sure that every module of the file is a target, and in the pack."""
+    return Applied(lora.name, entry.sha256, lora.scale, entry.modules, entry.modules)

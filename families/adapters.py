@@ -1,0 +1,265 @@
+"""The index of a store of adapters, and the adapters of a request, in the words that are sent.
+
+A store is a folder: index.json = {family: {name: facts}}, and files/<sha256>.safetensors, which never change.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from families import FAMILIES, family_named
+from families.spec import InvalidRequest, Range
+
+FILE_NAME, FILES = "index.json", "files"
+FORMATS = ("diffusers", "peft", "ai-toolkit", "kohya", "xlabs")  # of files as they are added
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LORA_SCALE = Range(-2.0, 1.0, 2.0)
+MAX_LORAS = 8  # of one request
+MAX_WORDS = 64  # characters of an industry, a style, a trigger
+
+
+class AdapterError(Exception):
+    """An adapter's file or a store is not what it must be; one line names file, key, value and choices."""
+
+
+@dataclass(frozen=True)
+class AdapterEntry:
+    """What the index says of an adapter; AdapterError if a value cannot be.
+
+    `rank` is the largest of its modules, `modules` the number of targets that it changes. `scale` is what to
+    apply it with where nobody says. `checkpoint` names what it was trained on, `checkpoint_sha256` is of its
+    denoiser (`hashes.sha256_of_weights`). `format` and `source_sha256` are of the file as it was added,
+    `sha256` of the file that is kept.
+    """
+
+    sha256: str
+    rank: int
+    modules: int
+    checkpoint: str
+    format: str
+    source_sha256: str
+    scale: float = LORA_SCALE.default
+    industry: str | None = None
+    style: str | None = None
+    trigger: str | None = None
+    checkpoint_sha256: str | None = None
+    step: int | None = None
+    dataset_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not _is_of(value, TYPES[name]):
+                raise AdapterError(f"{name} {value!r} is not of type {TYPES[name]}")
+            if value is not None and name in CHECKS:
+                CHECKS[name](name, value)
+
+
+TYPES: Mapping[str, Any] = {**get_type_hints(AdapterEntry), "scale": int | float}
+
+
+def _is_of(value: object, types: Any) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
+def _check_sha256(name: str, value: str) -> None:
+    if not SHA256.fullmatch(value):
+        raise AdapterError(f"{name} {value!r} is not 64 hexadecimal digits")
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise AdapterError(f"{name} {value} is less than 1")
+
+
+def _check_format(name: str, value: str) -> None:
+    if value not in FORMATS:
+        raise AdapterError(f"{name} {value!r} is unknown; choices: {', '.join(FORMATS)}")
+
+
+def _check_scale(name: str, value: float) -> None:
+    if not (math.isfinite(value) and LORA_SCALE.minimum <= value <= LORA_SCALE.maximum):
+        raise AdapterError(f"{name} {value} is not in {LORA_SCALE}")
+
+
+def check_words(name: str, value: str) -> None:
+    """AdapterError unless `value` is text for a prompt: short, normalised, without control characters."""
+    if not value.strip() or value != value.strip() or len(value) > MAX_WORDS:
+        raise AdapterError(f"{name} {value[:80]!r} is not 1 to {MAX_WORDS} characters without spaces around")
+    if not unicodedata.is_normalized("NFC", value):
+        raise AdapterError(f"{name} {value!r} is not in Unicode's normal form NFC")
+    if strange := next((c for c in value if unicodedata.category(c)[0] == "C"), None):
+        raise AdapterError(f"{name} {value!r} has the control character U+{ord(strange):04X}")
+
+
+def check_name(name: str) -> None:
+    """AdapterError unless `name` may name an adapter."""
+    if not NAME.fullmatch(name):
+        raise AdapterError(f"adapter name {name[:80]!r} is not of the form {NAME.pattern}")
+
+
+def name_of(words: str) -> str:
+    """The name of the adapter of an industry or a style: "real estate" has real-estate."""
+    return words.lower().replace(" ", "-")
+
+
+CHECKS: Mapping[str, Any] = {
+    "sha256": _check_sha256,
+    "source_sha256": _check_sha256,
+    "checkpoint_sha256": _check_sha256,
+    "dataset_sha256": _check_sha256,
+    "rank": _check_positive,
+    "modules": _check_positive,
+    "format": _check_format,
+    "scale": _check_scale,
+    "industry": check_words,
+    "style": check_words,
+    "trigger": check_words,
+}
+
+Entries = Mapping[str, AdapterEntry]
+
+
+@dataclass
+class AdapterIndex:
+    """The index of the store in `folder`, read again whenever its file was replaced; any thread may ask."""
+
+    folder: Path
+    _read: tuple[tuple[int, ...], Mapping[str, Entries]] = field(default=((), {}), init=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / FILE_NAME
+
+    def entries(self, family_name: str) -> Entries:
+        """Name -> entry of the family's adapters; none where there is no index.
+
+        AdapterError if the index is damaged, ValueError for an unknown family.
+        """
+        return self.families().get(family_named(family_name).name, {})
+
+    def families(self) -> Mapping[str, Entries]:
+        """Family -> name -> entry."""
+        try:
+            if _identity(os.stat(self.path)) != self._read[0]:
+                self._read = self._fresh()  # one assignment: a reader beside sees the old or the new
+        except FileNotFoundError:
+            return {}
+        return self._read[1]
+
+    def _fresh(self) -> tuple[tuple[int, ...], Mapping[str, Entries]]:
+        with self.path.open("rb") as file:
+            return _identity(os.fstat(file.fileno())), parsed(file.read(), self.path)
+
+    def file(self, entry: AdapterEntry) -> Path:
+        return self.folder / FILES / f"{entry.sha256}.safetensors"
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def parsed(text: bytes, path: Path) -> Mapping[str, Entries]:
+    """Family -> name -> entry, of an index; AdapterError names `path` and what is wrong in it."""
+    try:
+        families = json.loads(text)
+        if not isinstance(families, dict) or {*families} - {*FAMILIES}:
+            raise AdapterError(f"it is no object with the keys {', '.join(FAMILIES)}")
+        return {family: _entries(adapters) for family, adapters in families.items()}
+    except (ValueError, RecursionError, AdapterError) as error:
+        raise AdapterError(f"adapter index {path} is damaged: {error}") from None
+
+
+def _entries(adapters: object) -> Entries:
+    if not isinstance(adapters, dict):
+        raise AdapterError(f"a {type(adapters).__name__} is in place of the adapters")
+    return MappingProxyType({name: _entry(name, facts) for name, facts in adapters.items()})
+
+
+def _entry(name: str, facts: object) -> AdapterEntry:
+    check_name(name)
+    try:
+        return AdapterEntry(**facts)  # type: ignore[arg-type]
+    except (TypeError, AdapterError) as error:
+        raise AdapterError(f"{name}: {error}") from None
+
+
+def index_text(families: Mapping[str, Entries]) -> str:
+    """index.json with these adapters."""
+    facts = {
+        family: {name: asdict(e) for name, e in adapters.items()} for family, adapters in families.items()
+    }
+    return json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter that a request names, and how strongly to apply it."""
+
+    name: str
+    scale: float = LORA_SCALE.default
+
+
+def loras_of(text: str) -> tuple[Lora, ...]:
+    """The adapters of a request, of its JSON [{"name": "food", "scale": 0.8}, ...]; blank is none.
+
+    InvalidRequest names what is wrong.
+    """
+    if not text.strip():
+        return ()
+    try:
+        values = json.loads(text, parse_int=float)  # which has no number too long to print
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"loras {text[:80]!r} is not JSON") from None
+    if not isinstance(values, list) or len(values) > MAX_LORAS:
+        raise InvalidRequest(f"loras {text[:80]!r} is not a list of at most {MAX_LORAS}")
+    loras = tuple(_lora(value) for value in values)
+    names = [lora.name for lora in loras]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(f"loras names {twice} twice")
+    return loras
+
+
+def _lora(value: object) -> Lora:
+    if not isinstance(value, dict) or not {"name"} <= {*value} <= {"name", "scale"}:
+        raise InvalidRequest(f"{str(value)[:80]!r} in loras is not an object of name and, if need be, scale")
+    name, scale = value["name"], value.get("scale", LORA_SCALE.default)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidRequest(f"name {str(name)[:80]!r} in loras is not of the form {NAME.pattern}")
+    if not _is_of(scale, float):
+        raise InvalidRequest(f"scale {str(scale)[:80]!r} of {name} in loras is not a number in {LORA_SCALE}")
+    LORA_SCALE.check(f"{name}'s scale", scale)
+    return Lora(name, scale)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An adapter as it was applied: to `modules_applied` of the `modules` targets that its file changes."""
+
+    name: str
+    sha256: str
+    scale: float
+    modules_applied: int
+    modules: int
+
+
+def applied_text(adapters: Sequence[Applied]) -> str:
+    """JSON that `applied_of` reads."""
+    return json.dumps([asdict(adapter) for adapter in adapters])
+
+
+def applied_of(text: str) -> tuple[Applied, ...]:
+    """What `applied_text` wrote; ValueError if it is something else."""
+    try:
+        return tuple(Applied(**facts) for facts in json.loads(text))
+    except TypeError as error:
+        raise ValueError(f"{text[:80]!r} does not tell of applied adapters: {error}") from None
