@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.adapters.packs import Pack, stacked
 from diffusion.errors import BadPrediction, Cancelled, EngineError
+from families.lora import LORA_A, LORA_B
 
 Engine = Callable[[Mapping[str, Tensor]], Tensor]
 """Inputs of a family's denoising component, by name and batch-first -> its prediction."""
@@ -20,12 +22,15 @@ Inputs = Mapping[str, Tensor]
 class Sample(ABC):
     """One picture on its way. A call of the engine has `rows` rows of it; tensors are float32, rows first.
 
-    `latents` have a batch axis of 1; `timesteps` are those to make, in order. `error` is set when it cannot
-    go on.
+    `latents` have a batch axis of 1; `timesteps` are those to make, in order; `adapters` is None where the
+    engine takes none. `error` is set when it cannot go on.
     """
 
-    def __init__(self, scheduler: Any, timesteps: Tensor, latents: Tensor, rows: int = 1) -> None:
-        self.scheduler, self.timesteps, self.latents, self.rows = scheduler, timesteps, latents, rows
+    def __init__(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, rows: int = 1, adapters: Pack | None = None
+    ) -> None:
+        self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
+        self.adapters, self.rows = adapters, rows
         self.step = 0
         self.error: BadPrediction | None = None
 
@@ -80,7 +85,7 @@ class Group:
 
     @classmethod
     def of(cls, samples: tuple[Sample, ...]) -> Group:
-        return cls(samples, joined([sample.constants() for sample in samples]))
+        return cls(samples, {**joined([sample.constants() for sample in samples]), **_packs(samples)})
 
     def step(self, engine: Engine) -> None:
         """One call, and one step of every sample."""
@@ -97,6 +102,12 @@ class Group:
 def joined(parts: Sequence[Inputs]) -> Inputs:
     """The rows of every part, by name."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _packs(samples: Sequence[Sample]) -> Inputs:
+    """Each row's own pack; nothing if the engine takes none."""
+    packs = [sample.adapters for sample in samples for _ in range(sample.rows) if sample.adapters]
+    return dict(zip((LORA_A, LORA_B), stacked(packs), strict=True)) if packs else {}
 
 
 def group(samples: Sequence[Sample], max_rows: int) -> list[tuple[Sample, ...]]:

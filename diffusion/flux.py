@@ -11,6 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from diffusion.adapters.packs import Pack
 from diffusion.denoise import Inputs, Sample
 from diffusion.latents import BaseImage, image_ids, pack, start_and_noise, unpack
 from diffusion.settings import Settings
@@ -32,7 +33,9 @@ class FluxPicture:
     scheduler: FlowMatchEulerDiscreteScheduler
     channels: int
 
-    def start(self, settings: Settings, text: FluxText, image: BaseImage | None = None) -> FluxSample:
+    def start(
+        self, settings: Settings, text: FluxText, image: BaseImage | None = None, adapters: Pack | None = None
+    ) -> FluxSample:
         """A sample before its first step, with a scheduler of its own."""
         height, width = FLUX.latent_size(settings.height, settings.width)
         start, random = start_and_noise(settings.seed, image, self.channels, (height, width))
@@ -41,7 +44,7 @@ class FluxPicture:
         scheduler.set_begin_index(begin)
         timesteps = scheduler.timesteps[begin:]
         latents = random if start is None else scheduler.scale_noise(start, timesteps[:1], random)
-        return FluxSample(scheduler, timesteps, pack(latents), text, settings)
+        return FluxSample(scheduler, timesteps, pack(latents), text, settings, adapters)
 
 
 def first_step(settings: Settings) -> int:
@@ -54,9 +57,10 @@ class FluxSample(Sample):
     """Latents are packed: [1, image_tokens, in_channels]."""
 
     def __init__(
-        self, scheduler: Any, timesteps: Tensor, latents: Tensor, text: FluxText, settings: Settings
-    ) -> None:
-        super().__init__(scheduler, timesteps, latents)
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, text: FluxText, settings: Settings,
+        adapters: Pack | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(scheduler, timesteps, latents, adapters=adapters)
         self.text, self.settings = text, settings
 
     @property

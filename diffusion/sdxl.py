@@ -10,6 +10,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from diffusion.adapters.packs import Pack
 from diffusion.denoise import Inputs, Sample
 from diffusion.latents import BaseImage, start_and_noise
 from diffusion.settings import Settings
@@ -41,8 +42,9 @@ class SdxlPicture:
     channels: int
 
     def start(
-        self, settings: Settings, text: SdxlText, negative: SdxlText, image: BaseImage | None = None
-    ) -> SdxlSample:
+        self, settings: Settings, text: SdxlText, negative: SdxlText, image: BaseImage | None = None,
+        adapters: Pack | None = None,
+    ) -> SdxlSample:  # fmt: skip
         """A sample before its first step, with a scheduler of its own."""
         latent_size = SDXL.latent_size(settings.height, settings.width)
         start, random = start_and_noise(settings.seed, image, self.channels, latent_size)
@@ -55,7 +57,7 @@ class SdxlPicture:
         else:
             _begin_at(scheduler, begin)
             latents = scheduler.add_noise(start, random, timesteps[:1])
-        return SdxlSample(scheduler, timesteps, latents, text, negative, settings)
+        return SdxlSample(scheduler, timesteps, latents, text, negative, settings, adapters)
 
 
 def first_step(settings: Settings) -> int:
@@ -74,11 +76,11 @@ class SdxlSample(Sample):
 
     def __init__(
         self, scheduler: Any, timesteps: Tensor, latents: Tensor, text: SdxlText, negative: SdxlText,
-        settings: Settings,
+        settings: Settings, adapters: Pack | None = None,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.texts = [negative, text] if settings.guidance_scale > 1 else [text]
-        super().__init__(scheduler, timesteps, latents, rows=len(self.texts))
+        super().__init__(scheduler, timesteps, latents, len(self.texts), adapters)
 
     @property
     def group_key(self) -> Hashable:

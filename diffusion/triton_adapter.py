@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from diffusion.adapters.packs import Pack
 from diffusion.errors import Cancelled, EngineError
 from diffusion.latents import BaseImage
 from diffusion.settings import Settings
 from families import ComponentSpec, FamilySpec, InvalidRequest, Range
+from families.lora import LORA_A, LORA_B
+from families.spec import NUMPY_DTYPES
 
 Outputs = Mapping[str, Tensor | NDArray[Any]]
 
@@ -32,17 +35,24 @@ class Deployment:
     model: str
     checkpoint: Path
     parameters: Mapping[str, str]
+    dtypes: Mapping[str, str]  # output -> Triton's name of its type
 
     @classmethod
     def of(cls, args: Mapping[str, str]) -> Deployment:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
-        return cls(args["model_name"], Path(args["model_repository"], "checkpoint"), parameters)
+        dtypes = {output["name"]: output["data_type"].removeprefix("TYPE_") for output in config["output"]}
+        return cls(args["model_name"], Path(args["model_repository"], "checkpoint"), parameters, dtypes)
 
     @property
     def sizes(self) -> Range:
         """Pixels of a picture's sides."""
         return Range(*(self.integer(name) for name in ("min_size", "native_size", "max_size")))
+
+    def output_dtype(self, name: str) -> torch.dtype:
+        """torch's type of the output `name`."""
+        dtype: torch.dtype = getattr(torch, NUMPY_DTYPES[self.dtypes[name]])
+        return dtype
 
     def integer(self, name: str) -> int:
         """The parameter `name` of the model's config, which export writes."""
@@ -159,6 +169,14 @@ def base_images(request: Request, count: int) -> list[BaseImage | None]:
     return [
         BaseImage(*row) for row in zip(request.rows("image_mean"), request.rows("image_std"), strict=True)
     ]
+
+
+def packs(request: Request, deployment: Deployment) -> list[Pack | None]:
+    """Each row's pack; None where the engine takes no adapters."""
+    if not deployment.integer("max_rank"):
+        return [None] * len(request.array("seed"))
+    rows = zip(request.rows(LORA_A), request.rows(LORA_B), strict=True)
+    return [Pack(lora_a, lora_b, applied=()) for lora_a, lora_b in rows]
 
 
 def engine(family: FamilySpec, component: ComponentSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:

@@ -1,6 +1,7 @@
 """Draws one picture by calling an ensemble over gRPC, without the gateway: from text, or from --image."""
 
 import argparse
+import json
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,9 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of Triton's gRPC")
 parser.add_argument("--prompt", default="A sleek smartphone on a dark gradient background")
 parser.add_argument("--image", help="picture to start from; it is scaled to the checkpoint's native size")
+parser.add_argument(
+    "--lora", nargs=2, action="append", default=[], metavar=("NAME", "SCALE"), help="an adapter to apply"
+)
 parser.add_argument("--output", default="picture.png")
 arguments = parser.parse_args()
 
@@ -26,7 +30,12 @@ def number(value: float, dtype: type) -> np.ndarray:
 model = "sdxl_image_to_image" if arguments.image else "flux_text_to_image"
 with InferenceServerClient(arguments.url) as client:
     size = int(client.get_model_config(model).config.parameters["native_size"].string_value)
-    values = {"prompt": text(arguments.prompt), "seed": number(0, np.int64)}
+    loras = [{"name": name, "scale": float(scale)} for name, scale in arguments.lora]
+    values = {
+        "prompt": text(arguments.prompt),
+        "seed": number(0, np.int64),
+        "loras": text(json.dumps(loras)),
+    }
     if arguments.image:
         picture = Image.open(arguments.image).convert("RGB").resize((size, size))
         values |= {
@@ -49,7 +58,9 @@ with InferenceServerClient(arguments.url) as client:
     ]
     for tensor, value in zip(inputs, values.values(), strict=True):
         tensor.set_data_from_numpy(value)
-    images = client.infer(model, inputs).as_numpy("images")  # uint8 [1, height, width, 3]
+    answer = client.infer(model, inputs)
 
+images = answer.as_numpy("images")  # uint8 [1, height, width, 3]
 Image.fromarray(images[0]).save(arguments.output)
 print(f"saved {arguments.output}, {size} x {size} pixels")
+print("adapters:", answer.as_numpy("applied_loras").item().decode())

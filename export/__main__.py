@@ -19,6 +19,7 @@ from export.profile import Profile, changed
 from export.status import existing, up_to_date
 from export.targets import TARGETS, target_named, with_precisions
 from families import FamilySpec
+from families.adapters import store_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +47,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration-prompts", type=Path, default=PROMPTS, metavar="FILE", help="for int8, a prompt a line"
     )
-    parser.add_argument("--lora", action="store_true", help="the denoiser takes packed adapters as inputs")
+    adapters = parser.add_mutually_exclusive_group()
+    adapters.add_argument(
+        "--without-lora", action="store_true", help="an engine that takes no adapters: every request the same"
+    )
+    adapters.add_argument(
+        "--merge-lora", nargs="+", action="extend", default=[], metavar="NAME[:SCALE]",
+        help="put these adapters into the weights, for a service of their own; it takes no others",
+    )  # fmt: skip
+    parser.add_argument("--adapters", type=Path, default=store_folder(), help="the store of --merge-lora")
     parser.add_argument("--cuda-graphs", action="store_true", help="of the commonest calls: docs/engines.md")
     parser.add_argument(
         "--builder", choices=BUILDERS, help="tensorrt_rtx compiles a check, not a served plan"
@@ -65,8 +74,22 @@ def planned(options: argparse.Namespace) -> Plan:
         raise ExportError(f"target {target.name} is not built by {builder}")
     if not options.calibration_prompts.is_file():
         raise ExportError(f"calibration prompts {options.calibration_prompts} is not a file")
-    flags = {"lora": options.lora, "cuda_graphs": options.cuda_graphs, "prompts": options.calibration_prompts}
-    return Plan(checkpoint=checkpoint, target=target, builder=builder, **flags)
+    plan = Plan(
+        checkpoint=checkpoint,
+        target=target,
+        builder=builder,
+        lora=not (options.without_lora or options.merge_lora),
+        cuda_graphs=options.cuda_graphs,
+        prompts=options.calibration_prompts,
+    )
+    return with_merged(plan, options.merge_lora, options.adapters) if options.merge_lora else plan
+
+
+def with_merged(plan: Plan, choices: list[str], store: Path) -> Plan:
+    from export.merge import merge_of  # here, because torch takes seconds to import
+
+    merge = merge_of(plan.checkpoint, choices, store)
+    return replace(plan, merge=merge, merged=merge.applied)
 
 
 def again(family: FamilySpec, names: list[str], force: bool) -> frozenset[str]:

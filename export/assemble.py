@@ -7,15 +7,24 @@ from pathlib import Path
 
 from export.layout import Layout
 from export.plan import Plan, source_files
+from export.targets import COMPUTE
 from export.triton_config import GPU_INPUTS, TENSORRT, model_config
 from families import ComponentSpec, FamilySpec
+from families.adapters import applied_text
+from families.lora import LORA_A, LORA_B, STAGE
 from families.triton import CONFIG, MODEL_REPOSITORY, parameters
 
 MODELS, CHECKPOINT = "models", "checkpoint"
-STAGE_PARTS = {
-    "tokenizer": ("model_index.json", "tokenizer", "tokenizer_2"),
-    "scheduler": ("model_index.json", "scheduler", "vae/config.json"),
-}
+SCHEDULER = "scheduler"
+
+
+def stage_parts(family: FamilySpec) -> dict[str, tuple[str, ...]]:
+    """Python stage -> what it reads of the checkpoint."""
+    return {
+        "tokenizer": ("model_index.json", "tokenizer", "tokenizer_2"),
+        SCHEDULER: ("model_index.json", "scheduler", "vae/config.json"),
+        STAGE: (f"{family.denoiser.folder}/config.json",),
+    }
 
 
 def engine_path(layout: Layout, component: ComponentSpec) -> str:
@@ -33,6 +42,8 @@ def assemble_models(layout: Layout, repository: Path) -> None:
         _limit_batch(models / source.name / CONFIG, layout)
     for model, values in _parameters(layout).items():
         _append(models / model / CONFIG, parameters(values))
+    for stage in (SCHEDULER, STAGE):
+        _type_packs(models / stage_model(family, stage) / CONFIG, layout)
     for component in family.components:
         (models / family.model_name(component) / CONFIG).write_text(model_config(layout, component))
 
@@ -46,25 +57,40 @@ def _limit_batch(config: Path, layout: Layout) -> None:
     config.write_text(config.read_text().replace(before, after))
 
 
+def _type_packs(config: Path, layout: Layout) -> None:
+    """Packs pass through Python stages in the type that the denoiser takes."""
+    text, dtype = config.read_text(), COMPUTE[layout.compute(layout.family.denoiser)]
+    for name in (LORA_A, LORA_B):
+        text = text.replace(f'name: "{name}" data_type: TYPE_FP32', f'name: "{name}" data_type: TYPE_{dtype}')
+    config.write_text(text)
+
+
 def _parameters(layout: Layout) -> dict[str, dict[str, object]]:
     family, checkpoint, target = layout.family, layout.checkpoint, layout.target
     sizes = {"native_size": checkpoint.native_size, "min_size": target.min_size, "max_size": target.max_size}
     text = {"max_sequence_length": checkpoint.max_sequence_length, "checkpoint": checkpoint.name}
     told = {**sizes, **text, "size_multiple": family.size_multiple}
     ensembles = {family.ensemble_name(ensemble): dict(told) for ensemble in family.ensembles}
-    inputs = GPU_INPUTS if target.engine == TENSORRT else {}
-    return {scheduler_model(family): {**sizes, **inputs}, **ensembles}
+    on_gpu = target.engine == TENSORRT
+    inputs, device = GPU_INPUTS if on_gpu else {}, "cuda" if on_gpu else "cpu"
+    rank = {"max_rank": layout.max_rank}
+    return {
+        stage_model(family, SCHEDULER): {**sizes, **inputs, **rank},
+        stage_model(family, STAGE): {**rank, "merged_loras": applied_text(layout.merged), "device": device},
+        **ensembles,
+    }
 
 
-def scheduler_model(family: FamilySpec) -> str:
-    return f"{family.name}_scheduler"
+def stage_model(family: FamilySpec, stage: str) -> str:
+    """The Triton model that is a Python stage of `family`."""
+    return f"{family.name}_{stage}"
 
 
 def copy_checkpoint_parts(plan: Plan, repository: Path) -> None:
     """Gives each Python stage, in its own model folder, what it reads of the checkpoint: never weights."""
     source, family = plan.checkpoint.folder, plan.checkpoint.family
-    for stage, parts in STAGE_PARTS.items():
-        destination = repository / MODELS / f"{family.name}_{stage}" / CHECKPOINT
+    for stage, parts in stage_parts(family).items():
+        destination = repository / MODELS / stage_model(family, stage) / CHECKPOINT
         for part in parts:
             for file in source_files(source / part):
                 _copy(file, destination / file.relative_to(source))

@@ -74,9 +74,9 @@ def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:
     from export import calibration  # here, because diffusers' pipelines take seconds to import
 
     settings, prompts = calibration.default_settings(plan.family), plan.prompts.read_text().splitlines()
-    facts = hashlib.sha256(f"{settings} {prompts}".encode()).hexdigest()[:12]
+    facts = hashlib.sha256(f"{settings} {prompts} {plan.merged}".encode()).hexdigest()[:12]
     path = folder / "calibration" / f"{plan.checkpoint_sha256[:12]}-{facts}-{component.name}.safetensors"
-    return calibration.kept(path, plan.checkpoint, component, prompts, settings).absmax
+    return calibration.kept(path, plan.checkpoint, component, prompts, settings, plan.merge).absmax
 
 
 def _keep(

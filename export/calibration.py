@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.files import replacing_file
+from export.merge import Merge
 from export.smoothquant import quantised_names
 from families import ComponentSpec, FamilySpec
 
@@ -61,9 +62,15 @@ def default_settings(family: FamilySpec) -> Settings:
 
 
 def calibrate(
-    checkpoint: Checkpoint, component: ComponentSpec, prompts: Sequence[str], settings: Settings
+    checkpoint: Checkpoint,
+    component: ComponentSpec,
+    prompts: Sequence[str],
+    settings: Settings,
+    merge: Merge | None = None,
 ) -> Calibration:
     """Draws `prompts` and watches the linears that become int8; equal arguments give equal numbers.
+
+    `merge` has adapters that the component's weights get first.
 
     ExportError if there are no prompts, no such linears, or if an input is not finite.
     """
@@ -72,6 +79,8 @@ def calibrate(
     name = checkpoint.family.key(component)
     pipeline = _pipeline(checkpoint, settings)
     model = getattr(pipeline, component.folder)
+    if merge:
+        merge.into(model)
     linears = quantised_names(name, (path for path, module in model.named_modules()))
     if not linears:
         raise ExportError(f"{name} has no linears that become int8 with their inputs")
@@ -83,12 +92,17 @@ def calibrate(
 
 
 def kept(
-    path: Path, checkpoint: Checkpoint, component: ComponentSpec, prompts: Sequence[str], settings: Settings
+    path: Path,
+    checkpoint: Checkpoint,
+    component: ComponentSpec,
+    prompts: Sequence[str],
+    settings: Settings,
+    merge: Merge | None = None,
 ) -> Calibration:
     """What the file at `path` holds, which is calibrated and written first where there is none."""
     if path.is_file():
         return load(path, checkpoint, component)
-    found = calibrate(checkpoint, component, prompts, settings)
+    found = calibrate(checkpoint, component, prompts, settings, merge)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as partial:
         save(found, partial)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ class Source:
 def source(plan: Plan, component: ComponentSpec, absmax: Absmax) -> Source:
     """ExportError if the checkpoint's weights are not those of the structure."""
     model, structure = weightless(plan, component)
-    weights = Weights(plan.checkpoint.folder / component.folder)
+    weights = Weights(plan.checkpoint.folder / component.folder, plan.merge_of(component))
     weights.check(structure)
     return Source(quantised(plan, component, model), weights, absmax)
 
@@ -91,6 +91,7 @@ def export_component(
         onnx_sha256=facts.onnx_sha256,
         profile=facts.profile,
         lora=plan.lora_contract(component),
+        merged_loras=[asdict(lora) for lora in plan.merged] if component.denoiser else [],
         device_memory_bytes=facts.device_memory_bytes,
     )
     _check(component, record)
@@ -117,6 +118,8 @@ def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> 
     spec, configs = plan.spec(component), plan.checkpoint.configs
     dtype = graph.COMPUTE_DTYPES[plan.compute(component)]
     module = models.load(plan.checkpoint, component, dtype, plan.targets(component))
+    if merge := plan.merge_of(component):
+        merge.into(models.inner(module)[1])
     if plan.precision(component).startswith("int8"):
         fake_quantise(models.inner(module)[1], plan.key(component), absmax)
     session = parity.open_session(path)

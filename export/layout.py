@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from export.targets import COMPUTE, Target
 from families import Axes, ComponentSpec, FamilySpec
+from families.adapters import Applied
 from families.layers import LoraTarget, lora_targets
 from families.lora import with_lora
 from families.spec import Configs
@@ -34,13 +35,15 @@ class Structure(Protocol):
 class Layout:
     """The engines of `checkpoint` on `target`; with `lora`, denoisers take packed adapters as inputs.
 
-    `cuda_graphs` has Triton launch the commonest calls as CUDA graphs.
+    `cuda_graphs` has Triton launch the commonest calls as CUDA graphs. `merged` are adapters that the
+    denoiser's weights already have.
     """
 
     checkpoint: Structure
     target: Target
     lora: bool = False
     cuda_graphs: bool = False
+    merged: tuple[Applied, ...] = ()
 
     @property
     def family(self) -> FamilySpec:
@@ -73,8 +76,13 @@ class Layout:
             "targets": len(targets),
             "sum_in": last.in_offset + last.in_features,
             "sum_out": last.out_offset + last.out_features,
-            "max_rank": self.target.profile.rank.max,
+            "max_rank": self.max_rank,
         }
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of adapters that the denoiser takes; 0 if it takes none."""
+        return self.target.profile.rank.max if self.lora else 0
 
     def spec(self, component: ComponentSpec) -> ComponentSpec:
         """`component` with the tensors that its engine has here. Packs come in the engine's own type."""
@@ -127,5 +135,5 @@ class Layout:
         """Sizes at which an engine is compared with torch, by their words."""
         step, low = self.family.size_multiple, self.target.min_size
         length = self.checkpoint.max_sequence_length
-        calls = ((1, low, low + step, length, 0), (3, low + 5 * step, low + 2 * step, length // 2, 5))
+        calls = ((1, low, low + step, length, 4), (3, low + 5 * step, low + 2 * step, length // 2, 6))
         return {f"batch {b}, {h}x{w} px, {t} tokens": self.axes(b, h, w, t, r) for b, h, w, t, r in calls}

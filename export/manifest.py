@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class ComponentRecord:
 
     What may be None only a plan has: the hash of the ONNX graph that it was built from, its optimization
     profile, the memory that running it takes. `lora` tells of the packed LoRA inputs, for an engine that has
-    them: targets (their number), sum_in, sum_out, max_rank.
+    them: targets (their number), sum_in, sum_out, max_rank. `merged_loras` are adapters in its weights.
     """
 
     file: str
@@ -38,6 +38,7 @@ class ComponentRecord:
     profile: dict[str, list[list[int]]] | None = None  # input -> its smallest, usual and largest shape
     lora: dict[str, Any] | None = None
     device_memory_bytes: int | None = None
+    merged_loras: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.precision not in WEIGHT_BYTES:

@@ -77,7 +77,7 @@ def check_fits(layout: Layout) -> str:
         scratch="context",
         configs={family.name: layout.checkpoint.configs},
         batch=target.profile.batch.max,
-        lora_rank=target.profile.rank.max if layout.lora else 0,
+        lora_rank=layout.max_rank,
     )
     try:
         plan = memory_plan(gpu_named(target.gpu), demand)

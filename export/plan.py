@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.builders import load_builder
 from export.checkpoint import Checkpoint
@@ -16,9 +17,13 @@ from families import ComponentSpec
 from families.hashes import sha256_of_file, sha256_of_files
 from families.triton import MODEL_REPOSITORY
 
+if TYPE_CHECKING:
+    from export.merge import Merge  # which imports torch: an export that is up to date does without
+
 ROOT = Path(__file__).resolve().parents[1]
 # Of the products that the tiny checkpoints know; other checkpoints are calibrated on prompts of their own.
 PROMPTS = ROOT / "assets" / "calibration" / "prompts.txt"
+ROOMS = ("families", "export", "diffusion/adapters")  # whose code decides what an engine is
 PACKAGES = ("diffusers", "onnx", "onnxruntime", "onnxscript", "torch", "transformers")
 
 
@@ -29,6 +34,7 @@ class Plan(Layout):
     checkpoint: Checkpoint
     builder: str = "onnxruntime"  # or one of builders.BUILDERS
     prompts: Path = PROMPTS  # a line each, to calibrate int8 with
+    merge: Merge | None = None  # what puts `merged` into the weights
 
     def __post_init__(self) -> None:
         size, target, step = self.checkpoint.native_size, self.target, self.family.size_multiple
@@ -61,9 +67,7 @@ class Plan(Layout):
     @cached_property
     def source_sha256(self) -> str:
         """Hash of the code that decides what an engine is."""
-        return sha256_of_files(
-            ROOT, [path for room in ("families", "export") for path in (ROOT / room).rglob("*.py")]
-        )
+        return sha256_of_files(ROOT, [path for room in ROOMS for path in (ROOT / room).rglob("*.py")])
 
     @cached_property
     def models_sha256(self) -> str:
@@ -79,11 +83,16 @@ class Plan(Layout):
             self.models_sha256,
             self.target,
             self.lora,
+            self.merged,
             self.cuda_graphs,
             self.builder,
             sha256_of_file(self.prompts),
             self.versions,
         )
+
+    def merge_of(self, component: ComponentSpec) -> Merge | None:
+        """What adapters add to the weights of `component`."""
+        return self.merge if component.denoiser else None
 
     def component_sha256(self, component: ComponentSpec) -> str:
         """Hash of everything that the engine of `component` is made from."""
@@ -97,7 +106,15 @@ class Plan(Layout):
         )
         where = self.target.engine, self.target.compute_capability, self.builder, self.versions
         return _sha256_of(
-            component.name, weights, calibration, self.source_sha256, engine, where, self.lora, self.ranges
+            component.name,
+            weights,
+            calibration,
+            self.source_sha256,
+            engine,
+            where,
+            self.lora,
+            self.ranges,
+            self.merge_of(component) and self.merged,
         )
 
 

@@ -78,7 +78,7 @@ TARGETS = {
             engine="onnxruntime",
             engine_file="model.onnx",
             opset=20,
-            profile=Profile(Span(64, 128, 512), Span(1, 1, 4), Span(1, 512, 512), Span(0, 16, 64)),
+            profile=Profile(Span(64, 128, 512), Span(1, 1, 4), Span(1, 512, 512), Span(4, 16, 64)),
             precisions=MappingProxyType(CPU_PRECISIONS),
             tolerance=1e-4,
         ),

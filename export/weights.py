@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from export.checkpoint import check_weights
 from export.errors import ExportError
+from export.merge import Merge
 
 VAE_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
@@ -20,11 +21,12 @@ VAE_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".
 class Weights:
     """The tensors in `folder`'s *.safetensors by state-dict name; links, as in the hub's cache, are followed.
 
-    ExportError names a file that is no safetensors, is cut short or is a pickle.
+    `merge` has adapters to add to them. ExportError names a file that is no safetensors, is cut short or is a
+    pickle.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, merge: Merge | None = None) -> None:
+        self.folder, self._merge = folder, merge
         self._files = {path: _opened(path) for path in _files(folder)}
         self._places = {name: path for path, file in self._files.items() for name in file.keys()}
 
@@ -52,12 +54,12 @@ class Weights:
             raise ExportError(f"{self.folder} has {len(extra)} weights too many, e.g. {extra[0]}")
 
     def tensor(self, name: str) -> Tensor:
-        """The weight of this state-dict name, mapped: its values are read when they are used."""
+        """The weight of this state-dict name; mapped, unless adapters change it, and read when it is used."""
         saved = self._saved(name)
         if saved is None:
             raise ExportError(f"{self.folder} lacks the weight {name}")
         tensor: Tensor = self._files[self._places[saved]].get_tensor(saved)
-        return tensor
+        return self._merge(name, tensor) if self._merge else tensor
 
     def __contains__(self, name: str) -> bool:
         return self._saved(name) is not None

@@ -19,6 +19,7 @@ from typing import Any, get_type_hints
 from families import FAMILIES, family_named
 from families.spec import InvalidRequest, Range
 
+STORE = "POSTPULSE_ADAPTERS"  # environment variable: the store's folder
 FILE_NAME, FILES = "index.json", "files"
 FORMATS = ("diffusers", "peft", "ai-toolkit", "kohya", "xlabs")  # of files as they are added
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -26,6 +27,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LORA_SCALE = Range(-2.0, 1.0, 2.0)
 MAX_LORAS = 8  # of one request
 MAX_WORDS = 64  # characters of an industry, a style, a trigger
+
+
+def store_folder() -> Path:
+    """The store of this environment."""
+    return Path(os.environ.get(STORE, "assets/adapters"))
 
 
 class AdapterError(Exception):
@@ -207,6 +213,11 @@ class Lora:
 
     name: str
     scale: float = LORA_SCALE.default
+
+
+def loras_text(loras: Sequence[Lora]) -> str:
+    """JSON that `loras_of` reads; blank for none."""
+    return json.dumps([asdict(lora) for lora in loras]) if loras else ""
 
 
 def loras_of(text: str) -> tuple[Lora, ...]:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from families.spec import ComponentSpec, TensorSpec
+from families.spec import ComponentSpec, Step, TensorSpec
 
 LORA_A, LORA_B = "lora_a", "lora_b"
+STAGE = "lora"  # the model that merges what a request names into a pack
+LORAS = TensorSpec(
+    "loras", "STRING", (1,), 'adapters to apply: JSON, a list of {"name": ..., "scale": ...}; blank: none'
+)
+APPLIED_LORAS = TensorSpec(
+    "applied_loras", "STRING", (1,),
+    "adapters that were applied: JSON, a list of name, sha256, scale, modules_applied, modules",
+)  # fmt: skip
+MERGE = Step(STAGE, (LORAS.name,), (LORA_A, LORA_B, APPLIED_LORAS.name))
 
 
 def with_lora(component: ComponentSpec, sum_in: int, sum_out: int, dtype: str) -> ComponentSpec:

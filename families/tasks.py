@@ -1,5 +1,6 @@
 """What every family has in common: the tasks, their ensembles, what clients send and get, the VAE."""
 
+from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS, MERGE
 from families.spec import ComponentSpec, EnsembleSpec, Step, TensorSpec, Width
 
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE = "text_to_image", "image_to_image"
@@ -60,6 +61,8 @@ def ensembles(
 ) -> tuple[EnsembleSpec, EnsembleSpec]:
     """Both tasks: `text_steps` encode the prompt, the scheduler takes `conditions` and a size or an image."""
     size, image = ("height", "width"), ("image", "image_mean", "image_std", "strength")
+    conditions, outputs = (*conditions, LORA_A, LORA_B), (*outputs, APPLIED_LORAS)
+    settings, text_steps = (*settings, LORAS), (*text_steps, MERGE)
     return (
         EnsembleSpec(
             task=TEXT_TO_IMAGE,

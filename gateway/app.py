@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from gateway.adapters import AdapterTable
 from gateway.base_image.decode import Decoder
 from gateway.base_image.fetch import Fetcher
 from gateway.generation import BaseImages, Drawing
@@ -37,7 +38,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
     fetcher = Fetcher(settings.base_image_hosts)
-    drawing = Drawing(triton, BaseImages(fetcher, Decoder()))
+    drawing = Drawing(triton, BaseImages(fetcher, Decoder()), AdapterTable(settings.adapters))
     app.state.services = Services(settings, drawing, LocalStorage(settings.storage_folder))
     try:
         yield

@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.adapters import AdapterTable
 from gateway.base_image.data_uri import data_uri
 from gateway.base_image.decode import Decoder
 from gateway.base_image.fetch import Fetcher
@@ -18,7 +19,7 @@ from gateway.intake import Asked
 from gateway.png import encode_png
 from gateway.resolution import Resolved, resolve, size_of
 from gateway.samples import Picture, Sample
-from gateway.schemas import GenerateResponse, PromptTruncated
+from gateway.schemas import AppliedLora, GenerateResponse, PromptTruncated
 from gateway.storage import Storage
 from gateway.triton import TritonClient
 from gateway.validation import invalid
@@ -73,10 +74,11 @@ class Drawing:
 
     triton: TritonClient
     base_images: BaseImages
+    adapters: AdapterTable
 
     async def draw(self, asked: Asked, request_id: str, watch: Stopwatch) -> tuple[Resolved, Sample, Picture]:
         """The picture of `asked`, with what was asked of Triton; a Problem for what cannot be drawn."""
-        resolved = resolve(asked)
+        resolved = resolve(asked, self.adapters)
         sample = await self._sample(asked, resolved, watch)
         with watch.stage("triton"):
             return resolved, sample, await self.triton.draw(sample, request_id)
@@ -115,6 +117,7 @@ def answer(
         negative_prompt=fields.negative_prompt,
         industry=fields.industry,
         style=fields.style,
+        loras=[AppliedLora(**asdict(lora)) for lora in picture.loras],
         model=order.family.name,
         task=order.task,
         num_inference_steps=sample.num_inference_steps,

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from tritonclient.utils import InferenceServerException
 
+from families.adapters import AdapterError
 from gateway.base_image.errors import (
     BaseImageError,
     BaseImageRefused,
@@ -76,6 +77,12 @@ async def on_storage(request: Request, error: StorageError) -> Response:
     return problem_response(request, Problem(503, "Storage unavailable", detail, headers=RETRY_AFTER))
 
 
+async def on_adapters(request: Request, error: AdapterError) -> Response:
+    log.error("request %s: %s", request.state.request_id, error)
+    detail = "the store of adapters cannot be read; this is our fault and has been logged"
+    return problem_response(request, Problem(500, "Adapters unavailable", detail))
+
+
 async def on_client_left(request: Request, _: ClientLeft) -> Response:
     log.info("request %s: the client left", request.state.request_id)
     return problem_response(request, Problem(499, "Client left", "the client closed the connection"))
@@ -94,6 +101,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     BaseImageError: on_base_image,
     ReplyError: on_reply,
     StorageError: on_storage,
+    AdapterError: on_adapters,
     ClientLeft: on_client_left,
     Exception: on_crash,
 }

@@ -1,13 +1,14 @@
 """Triton's reply -> arrays, after checking every tensor's name, dtype, shape and byte length."""
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.utils import triton_to_np_dtype
+from tritonclient.utils import deserialize_bytes_tensor, triton_to_np_dtype
 
 
 class ReplyError(Exception):
@@ -16,11 +17,16 @@ class ReplyError(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """An output tensor as it must come back: Triton's dtype name, shape with the batch axis."""
+    """An output tensor as it must come back: dtype as specs call it, shape with the batch axis."""
 
     name: str
-    datatype: str
+    dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def datatype(self) -> str:
+        """The dtype's name in Triton's protocol."""
+        return "BYTES" if self.dtype == "STRING" else self.dtype
 
     @property
     def byte_length(self) -> int:
@@ -30,7 +36,7 @@ class Expected:
 def arrays(response: Any, expected: Sequence[Expected]) -> dict[str, NDArray[Any]]:
     """Name -> array of a ModelInferResponse; ReplyError names the first tensor that is not as expected.
 
-    All expected dtypes are integers, so a reply with NaN or infinity is refused by its dtype.
+    No expected dtype is a float, so a reply with NaN or infinity is refused by its dtype.
     """
     names, wanted = [tensor.name for tensor in response.outputs], [tensor.name for tensor in expected]
     if sorted(names) != sorted(wanted):
@@ -42,11 +48,26 @@ def arrays(response: Any, expected: Sequence[Expected]) -> dict[str, NDArray[Any
 
 def _array(response: Any, place: int, expected: Expected) -> NDArray[Any]:
     tensor, raw = response.outputs[place], response.raw_output_contents[place]
-    for what, got, want in (
-        ("dtype", tensor.datatype, expected.datatype),
-        ("shape", tuple(tensor.shape), expected.shape),
-        ("byte length", len(raw), expected.byte_length),
-    ):
-        if got != want:
-            raise ReplyError(f"{expected.name} has {what} {got}, expected {want}")
+    _agree(expected, "dtype", tensor.datatype, expected.datatype)
+    _agree(expected, "shape", tuple(tensor.shape), expected.shape)
+    if expected.datatype == "BYTES":
+        return _texts(raw, expected)
+    _agree(expected, "byte length", len(raw), expected.byte_length)
     return np.frombuffer(raw, triton_to_np_dtype(expected.datatype)).reshape(expected.shape)
+
+
+def _texts(raw: bytes, expected: Expected) -> NDArray[Any]:
+    """Each element is its length, in 4 bytes, and as many bytes of UTF-8."""
+    try:
+        texts = deserialize_bytes_tensor(raw)
+    except struct.error:
+        raise ReplyError(f"{expected.name} is cut short") from None
+    _agree(expected, "number of texts", len(texts), math.prod(expected.shape))
+    _agree(expected, "byte length", len(raw), sum(4 + len(text) for text in texts))
+    shaped: NDArray[Any] = texts.reshape(expected.shape)
+    return shaped
+
+
+def _agree(expected: Expected, what: str, got: object, want: object) -> None:
+    if got != want:
+        raise ReplyError(f"{expected.name} has {what} {got}, expected {want}")

@@ -2,14 +2,16 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from families import FAMILIES, FLUX, SDXL, FamilySpec, InvalidRequest, check_strength
+from families.adapters import Lora, loras_text
 from families.tasks import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
+from gateway.adapters import AdapterTable
 from gateway.intake import Asked
 from gateway.limits import Limits
 from gateway.problems import ErrorItem, shown
@@ -36,6 +38,7 @@ class Resolved:
     guidance_scale: float
     scheduler: str
     strength: float | None
+    loras: tuple[Lora, ...] = ()
 
     def sample(self, height: int, width: int, image: NDArray[np.uint8] | None) -> Sample:
         """What Triton is asked for a picture of this size in pixels."""
@@ -48,6 +51,7 @@ class Resolved:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,
+            loras=loras_text(self.loras),
             height=height,
             width=width,
             strength=self.strength,
@@ -55,8 +59,11 @@ class Resolved:
         )
 
 
-def resolve(asked: Asked) -> Resolved:
-    """`asked` with its model's defaults; a Problem lists everything that this model does not take."""
+def resolve(asked: Asked, table: AdapterTable) -> Resolved:
+    """`asked` with its model's defaults, and the adapters that `table` gives it.
+
+    A Problem lists everything that this model does not take.
+    """
     fields, order = asked.fields, _order(asked)
     family, image = order.family, asked.has_image
     resolved = Resolved(
@@ -68,9 +75,9 @@ def resolve(asked: Asked) -> Resolved:
         scheduler=fields.scheduler or family.schedulers[0],
         strength=_as_sent(_default(fields.strength, family.default_strength)) if image else None,
     )
-    if wrong := _refusals(resolved, family):
+    if wrong := _refusals(resolved, family, table):
         raise invalid(wrong)
-    return resolved
+    return replace(resolved, loras=table.selected(family, fields))
 
 
 def _order(asked: Asked) -> Order:
@@ -88,10 +95,13 @@ def _as_sent(strength: float) -> float:
     return float(str(np.float32(strength)))
 
 
-def _refusals(resolved: Resolved, family: FamilySpec) -> list[ErrorItem]:
+def _refusals(resolved: Resolved, family: FamilySpec, table: AdapterTable) -> list[ErrorItem]:
     fields = resolved.fields
     checks: dict[str, Callable[[], None]] = {
         "prompt": lambda: _check_length(resolved.prompt, family),
+        "industry": lambda: table.check("industry", fields.industry),
+        "style": lambda: table.check("style", fields.style),
+        "loras": lambda: _check_loras(fields, family, table),
         "num_inference_steps": lambda: family.num_inference_steps.check(
             "value", resolved.num_inference_steps
         ),
@@ -114,6 +124,10 @@ def _check_length(prompt: str, family: FamilySpec) -> None:
     if len(prompt) > family.max_prompt_characters:
         limit = f"at most {family.max_prompt_characters}"
         raise InvalidRequest(f"has {len(prompt)} characters with style and industry; {limit}")
+
+
+def _check_loras(fields: GenerateRequest, family: FamilySpec, table: AdapterTable) -> None:
+    table.selected(family, fields)
 
 
 def _check_negative(negative_prompt: str | None, family: FamilySpec) -> None:

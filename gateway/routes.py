@@ -14,7 +14,6 @@ from gateway.generation import Drawing, Stopwatch, answer, keep
 from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
 from gateway.problems import Problem, documented
-from gateway.prompts import INDUSTRIES, STYLES
 from gateway.samples import Order
 from gateway.schemas import Choice, GenerateResponse, Readiness, Served
 from gateway.settings import Settings
@@ -84,15 +83,15 @@ async def image(request: Request, image_id: str, use: Using) -> Response:
 
 
 @router.get("/industries")
-async def industries() -> list[Choice]:
-    """The industries that a request may name."""
-    return [Choice(name=name, prompt_template=template) for name, template in INDUSTRIES.items()]
+async def industries(use: Using) -> list[Choice]:
+    """The industries that a request may name, and the adapters that each brings."""
+    return use.drawing.adapters.industries()
 
 
 @router.get("/styles")
-async def styles() -> list[Choice]:
-    """The styles that a request may name."""
-    return [Choice(name=name, prompt_template=template) for name, template in STYLES.items()]
+async def styles(use: Using) -> list[Choice]:
+    """The styles that a request may name, and the adapters that each brings."""
+    return use.drawing.adapters.styles()
 
 
 @router.get("/healthz")

@@ -10,6 +10,8 @@ from tritonclient.grpc import InferInput
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from families import FAMILIES, EnsembleSpec, FamilySpec, TensorSpec
+from families.adapters import Applied, applied_of
+from families.lora import APPLIED_LORAS
 from gateway.replies import Expected, ReplyError
 
 
@@ -46,6 +48,7 @@ class Sample:
     scheduler: str
     height: int
     width: int
+    loras: str = ""  # as families.adapters writes them
     strength: float | None = None
     image: NDArray[np.uint8] | None = None
 
@@ -65,18 +68,28 @@ class Picture:
 
     pixels: NDArray[np.uint8]
     tokens: Mapping[str, NDArray[np.int32]]
+    loras: tuple[Applied, ...]
 
 
 ORDERS = [Order(family, ensemble.task) for family in FAMILIES.values() for ensemble in family.ensembles]
 
 
 def picture_of(found: Mapping[str, NDArray[Any]]) -> Picture:
-    """ReplyError if a count of tokens is negative."""
-    tokens = {name.removesuffix("_tokens"): counts[0] for name, counts in found.items() if name != "images"}
+    """ReplyError if a count of tokens is negative, or what was applied is not told as agreed."""
+    tokens = {
+        name.removesuffix("_tokens"): counts[0] for name, counts in found.items() if name.endswith("_tokens")
+    }
     for name, counts in tokens.items():
         if (counts < 0).any():
             raise ReplyError(f"{name}_tokens has negative counts: {counts.tolist()}")
-    return Picture(found["images"][0], tokens)
+    return Picture(found["images"][0], tokens, _applied(found[APPLIED_LORAS.name]))
+
+
+def _applied(told: NDArray[Any]) -> tuple[Applied, ...]:
+    try:
+        return applied_of(told.item().decode())
+    except ValueError as error:
+        raise ReplyError(f"{APPLIED_LORAS.name}: {error}") from None
 
 
 def input_tensor(spec: TensorSpec, value: Any) -> InferInput:

@@ -1,16 +1,17 @@
 """The JSON of requests and answers, and what is checked before Triton is asked."""
 
+import json
 import unicodedata
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from families import FAMILIES
+from families.adapters import LORA_SCALE, MAX_LORAS, NAME
 from gateway.base_image.limits import LIMITS
 from gateway.problems import shown
-from gateway.prompts import INDUSTRIES, STYLES
 
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
 MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
@@ -48,9 +49,44 @@ Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_clean)]
 Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Model = Annotated[str, _one_of(FAMILIES), Field(json_schema_extra={"enum": list(FAMILIES)})]
 Scheduler = Annotated[str, _one_of(SCHEDULERS), Field(json_schema_extra={"enum": SCHEDULERS})]
-Industry = Annotated[str, _one_of(INDUSTRIES), Field(json_schema_extra={"enum": list(INDUSTRIES)})]
-Style = Annotated[str, _one_of(STYLES), Field(json_schema_extra={"enum": list(STYLES)})]
 Pixels = Annotated[int, Field(gt=0)]
+
+
+class LoraChoice(BaseModel):
+    """An adapter to apply, and how strongly."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=f"^{NAME.pattern}$")
+    scale: float | None = Field(
+        None,
+        ge=LORA_SCALE.minimum,
+        le=LORA_SCALE.maximum,
+        allow_inf_nan=False,
+        description="default: the adapter's own; 0 switches it off",
+    )
+
+
+def _listed(loras: object) -> object:
+    """In a form, a list is written as JSON."""
+    if not isinstance(loras, str):
+        return loras
+    try:
+        return json.loads(loras)
+    except ValueError:
+        raise PydanticCustomError("not_json", 'not JSON; a list such as [{{"name": "food"}}]') from None
+
+
+def _once(loras: list[LoraChoice]) -> list[LoraChoice]:
+    names = [lora.name for lora in loras]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PydanticCustomError("named_twice", "'{name}' is named twice", {"name": twice[0]})
+    return loras
+
+
+Loras = Annotated[
+    list[LoraChoice], Field(max_length=MAX_LORAS), AfterValidator(_once), BeforeValidator(_listed)
+]
 
 
 class GenerateRequest(BaseModel):
@@ -68,8 +104,11 @@ class GenerateRequest(BaseModel):
         None, max_length=MAX_DATA_URI, description="picture to start from: http, https or a data: URI"
     )
     model: Model | None = Field(None, description="default: flux for text, sdxl with a base image")
-    industry: Industry | None = None
-    style: Style | None = None
+    industry: str | None = Field(None, description="one of GET /industries; brings its adapters")
+    style: str | None = Field(None, description="one of GET /styles; brings its adapters")
+    loras: Loras | None = Field(
+        None, description="adapters beside those of industry and style, or other scales for these"
+    )
     negative_prompt: Text | None = Field(None, description="sdxl only: what to keep away from")
     seed: int | None = Field(None, ge=0, lt=SEEDS, description="default: drawn at random and returned")
     num_inference_steps: int | None = Field(None, description="default and range: the model's")
@@ -97,6 +136,16 @@ class PromptTruncated(BaseModel):
     message: str
 
 
+class AppliedLora(BaseModel):
+    """An adapter that was applied: the hash of its file, and how many of its modules took effect."""
+
+    name: str
+    sha256: str
+    scale: float
+    modules_applied: int
+    modules: int
+
+
 class GenerateResponse(BaseModel):
     """The picture's address and everything that reproduces it."""
 
@@ -108,6 +157,7 @@ class GenerateResponse(BaseModel):
     negative_prompt: str | None
     industry: str | None
     style: str | None
+    loras: list[AppliedLora]
     model: str
     task: str
     num_inference_steps: int
@@ -119,11 +169,20 @@ class GenerateResponse(BaseModel):
     warnings: list[PromptTruncated]
 
 
+class ChoiceAdapter(BaseModel):
+    """An adapter that a name brings when `model` draws."""
+
+    model: str
+    name: str
+    scale: float
+
+
 class Choice(BaseModel):
-    """A name that a request may use, and what it makes of the prompt."""
+    """A name that a request may use, what it makes of the prompt, and the adapters that it brings."""
 
     name: str
     prompt_template: str
+    adapters: list[ChoiceAdapter]
 
 
 class Served(BaseModel):

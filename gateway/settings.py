@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, HttpUrl, PositiveFloat, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from families.adapters import store_folder
 from gateway.base_image.urls import AllowList
 
 
@@ -22,6 +23,9 @@ class Settings(BaseSettings):
         default="127.0.0.1:8001", pattern=r"^[^/\s]+:\d{1,5}$", description="HOST:PORT of Triton's gRPC"
     )
     storage_folder: Path = Field(default=Path("out/images"), description="folder that keeps the pictures")
+    adapters: Path = Field(
+        default_factory=store_folder, description="the store of adapters, which Triton's models read too"
+    )
     public_url: HttpUrl | None = Field(
         default=None, description="base of generated_image_url; default: the address that the request used"
     )

@@ -39,6 +39,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threads", type=int, default=defaults.threads, metavar="N", help="per model; default all"
     )
     parser.add_argument(
+        "--adapters", type=Path, default=defaults.adapters, metavar="FOLDER", help="the store of adapters"
+    )
+    parser.add_argument(
         "--startup-timeout", type=float, default=defaults.startup_timeout_seconds, metavar="SECONDS"
     )
     parser.add_argument("--exit-timeout", type=int, default=defaults.exit_timeout_seconds, metavar="SECONDS")
@@ -77,6 +80,7 @@ def serve(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         startup_timeout_seconds=arguments.startup_timeout,
         exit_timeout_seconds=arguments.exit_timeout,
+        adapters=arguments.adapters,
     )
     with EmbeddedTriton(arguments.repository, arguments.log_dir, options, report=show) as triton:
         print(f"gRPC {triton.grpc_url}  metrics {triton.metrics_url}  log {triton.log}", flush=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from families.adapters import STORE, store_folder
 from serving.errors import ServingError
 from serving.machine import Wheel
 from serving.ports import LOOPBACK
@@ -30,7 +31,7 @@ NOT_INHERITED = ("PYTHONPATH", "PYTHONHOME", "AIP_MODE")
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve. A port of 0 means a free one."""
+    """How to serve. A port of 0 means a free one; `adapters` is the folder of the store."""
 
     grpc_port: int = 0
     metrics_port: int = 0
@@ -38,6 +39,7 @@ class Options:
     cache_bytes: int = 64 * 2**20  # response cache, for the models whose config turns it on
     startup_timeout_seconds: float = 300.0
     exit_timeout_seconds: int = 30  # for requests in flight
+    adapters: Path = field(default_factory=store_folder)
 
     def __post_init__(self) -> None:
         for name in ("threads", "cache_bytes", "startup_timeout_seconds", "exit_timeout_seconds"):
@@ -92,6 +94,7 @@ class Launch:
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
+            STORE: str(self.options.adapters.resolve()),
         }
 
     def command(self) -> list[str]:

@@ -19,7 +19,9 @@ from families.adapters import AdapterEntry, AdapterError, AdapterIndex, Applied,
 from families.layers import LoraTarget
 from families.spec import FamilySpec, InvalidRequest
 
-BUCKETS = (1, 4, 8, 16, 32, 64)  # ranks that packs have, so that batches of them are seldom padded
+# Ranks that packs have, so that batches of them are seldom padded. From 4 on: ONNX Runtime multiplies by a
+# single row in another order, so rank 1 would differ in its last bits beside rank 4; rank 0 fails.
+BUCKETS = (4, 8, 16, 32, 64)
 MAX_NAMED = 20  # adapters that a message lists
 CACHE_BYTES = 2**30
 
@@ -109,7 +111,7 @@ class Packs:
         self._adapters, self._packs = Cache[Adapter](cache_bytes), Cache[tuple[Tensor, Tensor]](cache_bytes)
 
     def packs(self, loras: Sequence[Lora]) -> Pack:
-        """The pack of `loras`, merged in their order; without any, zeros of rank 1.
+        """The pack of `loras`, merged in their order; without any, zeros of the smallest rank.
 
         InvalidRequest names an adapter that the store does not have, or ranks above max_rank in sum;
         AdapterError a file that is damaged or does not fit.

@@ -19,13 +19,14 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.journal = config["parameters"]["journal"]["string_value"]
         self.inputs = [tensor["name"] for tensor in config["input"]]
-        self.counts = [tensor["name"] for tensor in config["output"] if tensor["name"] != "images"]
+        self.counts = [tensor["name"] for tensor in config["output"] if tensor["name"].endswith("_tokens")]
 
     def execute(self, requests):
         return [self.respond(request) for request in requests]
 
     def respond(self, request):
         kind, *arguments = self.read(request, "prompt").decode().split(" ")
+        self.applied = self.told(json.loads(self.read(request, "loras") or "[]"))
         self.note(kind)
         refusal = (
             getattr(self, f"do_{kind[1:]}", lambda *_: None)(request, *arguments) if kind[:1] == "!" else None
@@ -46,10 +47,16 @@ class TritonPythonModel:
         kept, dropped = map(int, arguments) if kind == "!tokens" else (9, 0)
         return self.answer(images, kept, dropped)
 
+    def told(self, loras):
+        """Says of every adapter that is asked that it was applied."""
+        facts = [{**lora, "sha256": "0" * 64, "modules_applied": 2, "modules": 2} for lora in loras]
+        return json.dumps(facts).encode()
+
     def answer(self, images, kept, dropped):
         tokens = np.array([[[kept, dropped], [7, 0]]], dtype=np.int32)
         counts = [pb_utils.Tensor(name, tokens) for name in self.counts]
-        return pb_utils.InferenceResponse([pb_utils.Tensor("images", images), *counts])
+        applied = pb_utils.Tensor("applied_loras", np.array([[self.applied]], dtype=np.object_))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("images", images), *counts, applied])
 
     def size(self, request):
         if "image" in self.inputs:

@@ -15,6 +15,7 @@ import grpc
 import httpx2
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from export import manifest
 from families.hashes import sha256_of_file
@@ -88,7 +89,8 @@ class Gateway:
 
 @contextmanager
 def gateway_before(triton_url: str, folder: Path, **settings: Any) -> Iterator[Gateway]:
-    """A real uvicorn on a free loopback port."""
+    """A real uvicorn on a free loopback port, without adapters unless told."""
+    settings = {"adapters": folder.with_name("no-adapters"), **settings}
     chosen = Settings(triton_url=triton_url, storage_folder=folder, **settings)
     with background(create_app(chosen), chosen) as url:
         gateway = Gateway(url, folder)
@@ -159,15 +161,19 @@ def listening(liar: Liar) -> Iterator[str]:
         server.stop(grace=None).wait()
 
 
-def good_reply(images: Any = None, tokens: Any = None) -> service_pb2.ModelInferResponse:
+def good_reply(
+    images: Any = None, tokens: Any = None, applied: bytes = b"[]"
+) -> service_pb2.ModelInferResponse:
     """An honest answer for a native-size picture, or one with these arrays."""
     reply = service_pb2.ModelInferResponse()
     add_output(reply, "images", np.zeros((1, 64, 64, 3), np.uint8) if images is None else images)
     add_output(reply, "prompt_tokens", np.array([[[9, 0], [7, 0]]], np.int32) if tokens is None else tokens)
+    add_output(reply, "applied_loras", np.array([[applied]], dtype=np.object_))
     return reply
 
 
 def add_output(reply: service_pb2.ModelInferResponse, name: str, array: Any) -> None:
-    datatype = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}[str(array.dtype)]
+    datatype = np_to_triton_dtype(array.dtype)
     reply.outputs.add(name=name, datatype=datatype, shape=array.shape)
-    reply.raw_output_contents.append(array.tobytes())
+    raw = serialize_byte_tensor(array).item() if datatype == "BYTES" else array.tobytes()
+    reply.raw_output_contents.append(raw)

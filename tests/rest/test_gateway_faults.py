@@ -99,12 +99,12 @@ def with_extra_output() -> service_pb2.ModelInferResponse:
     return reply
 
 
-PIXELS, TOKENS = good_reply().raw_output_contents
+PIXELS, TOKENS, APPLIED = good_reply().raw_output_contents
 LIES = {
-    "no bytes": (with_content(b"", TOKENS), ["images", "byte length 0", "12288"]),
-    "a byte short": (with_content(PIXELS[:-1], TOKENS), ["images", "byte length 12287", "12288"]),
-    "a byte too long": (with_content(PIXELS + b"\0", TOKENS), ["images", "byte length 12289"]),
-    "one content": (with_content(PIXELS), ["1 raw contents for 2 outputs"]),
+    "no bytes": (with_content(b"", TOKENS, APPLIED), ["images", "byte length 0", "12288"]),
+    "a byte short": (with_content(PIXELS[:-1], TOKENS, APPLIED), ["images", "byte length 12287", "12288"]),
+    "a byte too long": (with_content(PIXELS + b"\0", TOKENS, APPLIED), ["images", "byte length 12289"]),
+    "one content": (with_content(PIXELS), ["1 raw contents for 3 outputs"]),
     "wrong size": (
         good_reply(np.zeros((1, 32, 64, 3), np.uint8)),
         ["images", "shape (1, 32, 64, 3)", "64, 64"],
@@ -118,6 +118,12 @@ LIES = {
     "wrong name": (changed(name="image"), ["image", "expected"]),
     "too many": (with_extra_output(), ["latents", "expected"]),
     "none": (service_pb2.ModelInferResponse(), ["outputs are []"]),
+    "texts cut short": (with_content(PIXELS, TOKENS, APPLIED[:3]), ["applied_loras", "cut short"]),
+    "a short text": (with_content(PIXELS, TOKENS, APPLIED[:-1]), ["applied_loras", "cut short"]),
+    "no text": (with_content(PIXELS, TOKENS, b""), ["applied_loras", "number of texts 0", "1"]),
+    "applied: no JSON": (good_reply(applied=b"technology"), ["applied_loras"]),
+    "applied: no facts": (good_reply(applied=b'[{"name": "food"}]'), ["applied_loras", "food"]),
+    "applied: no UTF-8": (good_reply(applied=b"\xff"), ["applied_loras"]),
     "negative counts": (good_reply(tokens=np.full((1, 2, 2), -1, np.int32)), ["prompt_tokens", "negative"]),
 }
 

@@ -6,7 +6,7 @@ from diffusion.checkpoint import latent_channels, load_scheduler, zeros_for_empt
 from diffusion.denoise import denoise
 from diffusion.sdxl import SdxlPicture, SdxlText
 from diffusion.settings import check_rows
-from diffusion.triton_adapter import Deployment, Outputs, Request, Stage, base_images, engine, settings
+from diffusion.triton_adapter import Deployment, Outputs, Request, Stage, base_images, engine, packs, settings
 from families import SDXL
 
 UNET = SDXL.component("unet")
@@ -15,17 +15,19 @@ EMBEDS = ("prompt_embeds", "prompt_embeds_2", "pooled_prompt_embeds")
 
 class TritonPythonModel(Stage):
     def setup(self, deployment: Deployment) -> None:
-        self.sizes, checkpoint = deployment.sizes, deployment.checkpoint
+        self.deployment, checkpoint = deployment, deployment.checkpoint
         self.picture = SdxlPicture(load_scheduler(checkpoint), latent_channels(checkpoint))
         self.zeros = zeros_for_empty_prompt(checkpoint)
         self.unet = engine(SDXL, UNET)
 
     def run(self, request: Request) -> Outputs:
         rows = settings(request, SDXL)
-        check_rows(SDXL, rows, self.sizes)
+        check_rows(SDXL, rows, self.deployment.sizes)
         texts, negatives = self.texts(request, ""), self.negatives(request)
-        images = base_images(request, len(rows))
-        samples = [self.picture.start(*row) for row in zip(rows, texts, negatives, images, strict=True)]
+        images, adapters = base_images(request, len(rows)), packs(request, self.deployment)
+        samples = [
+            self.picture.start(*row) for row in zip(rows, texts, negatives, images, adapters, strict=True)
+        ]
         denoise(samples, self.unet, SDXL.max_rows(UNET), request.cancelled)
         return {"latents": torch.cat([sample.result() for sample in samples])}
 

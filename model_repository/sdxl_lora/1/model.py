@@ -1,0 +1,8 @@
+"""loras -> one pack of the adapters that they name, and what was applied."""
+
+from diffusion.lora_stage import LoraStage
+from families import SDXL
+
+
+class TritonPythonModel(LoraStage):
+    family = SDXL

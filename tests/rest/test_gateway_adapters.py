@@ -1,0 +1,139 @@
+"""The table that gives a request its adapters: by industry, by style and by name, without a restart."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_support import Gateway, gateway_before, is_problem
+
+from families.adapters import FILE_NAME, AdapterEntry, index_text
+from families.wording import INDUSTRIES
+from serving import EmbeddedTriton
+
+
+def entry(**facts: Any) -> AdapterEntry:
+    known = {"sha256": "a" * 64, "source_sha256": "b" * 64, "format": "diffusers", "checkpoint": "flux-tiny"}
+    return AdapterEntry(rank=4, modules=2, **{**known, **facts})
+
+
+STORE = {
+    "flux": {
+        "food": entry(industry="food", scale=0.8),
+        "gold": entry(style="luxury"),
+        "grain": entry(),
+    },
+    "sdxl": {"food-of-sdxl": entry(industry="food")},
+}
+
+
+def write(folder: Path, store: dict[str, dict[str, AdapterEntry]]) -> None:
+    """As the command does: whole, or not at all."""
+    folder.mkdir(exist_ok=True)
+    beside = folder / "index.new"
+    beside.write_text(index_text(store))
+    os.replace(beside, folder / FILE_NAME)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write(tmp_path / "adapters", STORE)
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+def shop(triton: EmbeddedTriton, store: Path, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway with `store`."""
+    with gateway_before(triton.grpc_url, tmp_path / "images", adapters=store) as gateway:
+        yield gateway
+
+
+def applied(gateway: Gateway, **body: Any) -> dict[str, float]:
+    """Name -> scale of what was applied, in its order."""
+    answer = gateway.post(prompt="a mug", num_inference_steps=1, **body)
+    assert answer.status_code == 200, answer.text
+    return {lora["name"]: lora["scale"] for lora in answer.json()["loras"]}
+
+
+SELECTIONS: list[tuple[dict[str, Any], dict[str, float]]] = [
+    ({}, {}),
+    ({"industry": "travel"}, {}),
+    ({"industry": "food"}, {"food": 0.8}),
+    ({"style": "luxury"}, {"gold": 1.0}),
+    ({"style": "luxury", "industry": "food"}, {"food": 0.8, "gold": 1.0}),
+    ({"industry": "food", "model": "sdxl"}, {"food-of-sdxl": 1.0}),
+    ({"loras": []}, {}),
+    ({"loras": [{"name": "grain"}]}, {"grain": 1.0}),
+    ({"loras": [{"name": "food"}]}, {"food": 0.8}),
+    ({"industry": "food", "loras": [{"name": "grain", "scale": -0.5}]}, {"food": 0.8, "grain": -0.5}),
+    ({"industry": "food", "loras": [{"name": "food", "scale": 0}]}, {"food": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("body", "wanted"), SELECTIONS, ids=[json.dumps(body) for body, _ in SELECTIONS])
+def test_a_request_gets_its_adapters(shop: Gateway, body: dict[str, Any], wanted: dict[str, float]) -> None:
+    assert applied(shop, **body) == wanted
+
+
+def test_the_answer_tells_what_was_applied(shop: Gateway) -> None:
+    (lora,) = shop.post(prompt="a mug", industry="food").json()["loras"]
+    assert lora == {"name": "food", "sha256": "0" * 64, "scale": 0.8, "modules_applied": 2, "modules": 2}
+
+
+def test_a_form_writes_adapters_as_json(shop: Gateway) -> None:
+    fields = {"prompt": "a mug", "loras": '[{"name": "grain", "scale": 0.5}]'}
+    answer = shop.http.post("/generate-image", files={name: (None, text) for name, text in fields.items()})
+    assert answer.status_code == 200, answer.text
+    assert [(lora["name"], lora["scale"]) for lora in answer.json()["loras"]] == [("grain", 0.5)]
+    bad = shop.http.post("/generate-image", files={"prompt": (None, "a mug"), "loras": (None, "grain")})
+    is_problem(bad, 422, "loras", "not JSON")
+
+
+REFUSED: dict[str, tuple[Any, list[str]]] = {
+    "unknown": ([{"name": "mining"}], ["loras", "flux has no adapter 'mining'", "food, gold, grain"]),
+    "of the other model": ([{"name": "food-of-sdxl"}], ["flux has no adapter 'food-of-sdxl'"]),
+    "a path": ([{"name": "../grain"}], ["loras.0.name", "pattern"]),
+    "a line more": ([{"name": "grain\n"}], ["loras.0.name", "pattern"]),
+    "twice": ([{"name": "grain"}, {"name": "grain"}], ["loras", "'grain' is named twice"]),
+    "strong": ([{"name": "grain", "scale": 2.1}], ["loras.0.scale", "less than or equal to 2", "2.1"]),
+    "infinite": ([{"name": "grain", "scale": 1e999}], ["loras.0.scale", "finite"]),
+    "true": ([{"name": "grain", "scale": True}], ["loras.0.scale", "valid number"]),
+    "a path of its own": ([{"name": "grain", "path": "x"}], ["loras.0.path", "unknown field"]),
+    "nine": ([{"name": f"grain-{n}"} for n in range(9)], ["loras", "at most 8"]),
+    "text": ("grain", ["loras"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_applied_is_refused(shop: Gateway, name: str) -> None:
+    loras, words = REFUSED[name]
+    is_problem(shop.post(prompt="a mug", loras=loras), 422, *words)
+    assert shop.stored == set()
+
+
+def test_a_new_industry_is_there_without_a_restart(shop: Gateway, store: Path) -> None:
+    is_problem(shop.post(prompt="a mug", industry="gaming"), 422, "industry", "'gaming' is unknown", "food")
+    write(store, {**STORE, "flux": {**STORE["flux"], "gaming": entry(industry="gaming")}})
+    industries = {choice["name"]: choice for choice in shop.http.get("/industries").json()}
+    assert list(industries) == [*INDUSTRIES, "gaming"]
+    assert industries["gaming"] == {
+        "name": "gaming",
+        "prompt_template": "{prompt}, for the gaming industry",
+        "adapters": [{"model": "flux", "name": "gaming", "scale": 1.0}],
+    }
+    assert [adapter["model"] for adapter in industries["food"]["adapters"]] == ["flux", "sdxl"]
+    assert applied(shop, industry="gaming") == {"gaming": 1.0}
+    write(store, STORE)
+    is_problem(shop.post(prompt="a mug", industry="gaming"), 422, "industry")
+
+
+def test_a_damaged_index_is_our_fault_and_heals(shop: Gateway, store: Path) -> None:
+    (store / FILE_NAME).write_text("{")
+    problem = is_problem(shop.post(prompt="a mug", industry="food"), 500, "store of adapters", "our fault")
+    assert str(store) not in json.dumps(problem)
+    write(store, STORE)
+    assert applied(shop, industry="food") == {"food": 0.8}
