@@ -56,26 +56,21 @@ class Adapter:
 
     lora_a: Tensor
     lora_b: Tensor
-    modules: int
 
     @property
     def rank(self) -> int:
         return self.lora_a.shape[0]
 
 
-def pairs_of(contents: Contents, component: str) -> Pairs:
-    """Module -> pair; AdapterError names the key of `contents` that is not of an adapter for `component`."""
+def pairs_of(tensors: Mapping[str, Tensor], prefix: str, alphas: Alphas | None = None) -> Pairs:
+    """Module -> pair, of keys that start with `prefix`; AdapterError names the first that has no pair."""
     halves: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in contents.tensors.items():
-        match = KEY.fullmatch(key.removeprefix(f"{component}."))
-        if match is None or not key.startswith(f"{component}."):
-            raise AdapterError(f"{contents.path}: {key} is not of the form {component}.MODULE.lora_A.weight")
+    for key, tensor in tensors.items():
+        match = KEY.fullmatch(key.removeprefix(prefix))
+        if match is None or not key.startswith(prefix):
+            raise AdapterError(f"{key} is not of the form {prefix}MODULE.lora_A.weight or lora_B.weight")
         halves.setdefault(match["module"], {})[match["part"]] = tensor
-    try:
-        alphas = Alphas.read(contents.metadata, component)
-        return {module: _pair(module, half, alphas) for module, half in halves.items()}
-    except AdapterError as error:
-        raise AdapterError(f"{contents.path}: {error}") from None
+    return {module: _pair(module, half, alphas) for module, half in halves.items()}
 
 
 def _pair(module: str, halves: Mapping[str, Tensor], alphas: Alphas | None) -> Pair:
@@ -87,6 +82,15 @@ def _pair(module: str, halves: Mapping[str, Tensor], alphas: Alphas | None) -> P
             f"{module} has lora_A {list(a.shape)}, lora_B {list(b.shape)}; wanted are [rank, in], [out, rank]"
         )
     return Pair(a, b, alphas.of(module, a.shape[0]) if alphas else float(a.shape[0]))
+
+
+def read_pairs(contents: Contents, component: str) -> Pairs:
+    """Of a file as the store keeps it; AdapterError names the key or value that is wrong."""
+    prefix = f"{component}."
+    try:
+        return pairs_of(contents.tensors, prefix, Alphas.read(contents.metadata, prefix))
+    except AdapterError as error:
+        raise AdapterError(f"{contents.path}: {error}") from None
 
 
 def check_targets(pairs: Pairs, targets: Sequence[LoraTarget]) -> None:
@@ -110,7 +114,7 @@ def packed(pairs: Pairs, targets: Sequence[LoraTarget], dtype: torch.dtype) -> A
             i, o = target.in_offset, target.out_offset
             lora_a[: pair.rank, i : i + target.in_features] = pair.a
             lora_b[o : o + target.out_features, : pair.rank] = pair.b.float() * (pair.alpha / pair.rank)
-    return Adapter(lora_a, lora_b, len(pairs))
+    return Adapter(lora_a, lora_b)
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,14 @@ class Alphas:
     alpha_pattern: Mapping[str, float]
 
     @classmethod
-    def read(cls, metadata: Mapping[str, str], component: str) -> Alphas | None:
-        """Of a file's metadata; None if it says nothing. AdapterError names what cannot be taken."""
+    def read(cls, metadata: Mapping[str, str], prefix: str) -> Alphas | None:
+        """Of a file's metadata, whose keys start with `prefix`; None if it says nothing.
+
+        AdapterError names what cannot be taken.
+        """
         if METADATA not in metadata:
             return None
-        values = _config(metadata[METADATA], component)
+        values = _config(metadata[METADATA], prefix)
         for name in UNSUPPORTED:
             if values.get(name):
                 raise AdapterError(f"{METADATA} has {name} {values[name]!r}, which is not supported")
@@ -144,16 +151,16 @@ class Alphas:
         return _matching(self.alpha_pattern, module, self.lora_alpha)
 
 
-def _config(text: str, component: str) -> dict[str, Any]:
+def _config(text: str, prefix: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
         raise AdapterError(f"{METADATA} is not JSON") from None
     if not isinstance(values, dict):
         raise AdapterError(f"{METADATA} is not an object")
-    if other := next((key for key in values if not key.startswith(f"{component}.")), None):
-        raise AdapterError(f"{METADATA} has {other[:80]!r}, which is not of {component}")
-    return {key.removeprefix(f"{component}."): value for key, value in values.items()}
+    if other := next((key for key in values if not key.startswith(prefix)), None):
+        raise AdapterError(f"{METADATA} has {other[:80]!r}, which does not start with {prefix}")
+    return {key.removeprefix(prefix): value for key, value in values.items()}
 
 
 def _number(name: str, value: object) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffusion.adapters import files
-from diffusion.adapters.canonical import Adapter, check_targets, packed, pairs_of
+from diffusion.adapters.canonical import Adapter, Pairs, check_targets, packed, read_pairs
 from families.adapters import AdapterEntry, AdapterError, AdapterIndex, Applied, Lora
 from families.layers import LoraTarget
 from families.spec import FamilySpec, InvalidRequest
@@ -157,30 +157,38 @@ class Packs:
             end = start + adapter.rank
             lora_a[0, start:end], lora_b[0, :, start:end] = adapter.lora_a, scale * adapter.lora_b
             start = end
-        return lora_a.to(self._device, self._dtype), lora_b.to(self._device, self._dtype)
+        merged = lora_a.to(self._device, self._dtype), lora_b.to(self._device, self._dtype)
+        if not all(torch.isfinite(tensor).all() for tensor in merged):
+            raise AdapterError(f"these adapters' values, at scales {list(scales)}, overflow {self._dtype}")
+        return merged
 
     def _bucket(self, rank: int) -> int:
         fitting = [bucket for bucket in (*BUCKETS, self._max_rank) if rank <= bucket <= self._max_rank]
         return min(fitting)
 
 
+def read_kept(path: Path, entry: AdapterEntry, family: FamilySpec) -> Pairs:
+    """The kept file of `entry`; AdapterError if it is not what the index says."""
+    pairs = read_pairs(files.read(path, entry.sha256), family.denoiser.name)
+    found = max(pair.rank for pair in pairs.values()), len(pairs)
+    if found != (entry.rank, entry.modules):
+        raise AdapterError(
+            f"{path} has rank {found[0]} and {found[1]} modules, "
+            f"the index says {entry.rank} and {entry.modules}"
+        )
+    return pairs
+
+
 def load(
     path: Path, entry: AdapterEntry, family: FamilySpec, targets: Sequence[LoraTarget], dtype: torch.dtype
 ) -> Adapter:
-    """The kept file of `entry`; AdapterError if it is not what the index says, or does not fit `targets`."""
-    contents = files.read(path, entry.sha256)
-    pairs = pairs_of(contents, family.denoiser.name)
+    """The kept file of `entry`, packed; AdapterError if it is another, or does not fit `targets`."""
+    pairs = read_kept(path, entry, family)
     try:
         check_targets(pairs, targets)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from None
-    adapter = packed(pairs, targets, dtype)
-    if (adapter.rank, adapter.modules) != (entry.rank, entry.modules):
-        raise AdapterError(
-            f"{path} has rank {adapter.rank} and {adapter.modules} modules, "
-            f"the index says {entry.rank} and {entry.modules}"
-        )
-    return adapter
+    return packed(pairs, targets, dtype)
 
 
 def _applied(lora: Lora, entry: AdapterEntry) -> Applied:
