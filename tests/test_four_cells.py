@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
-import torch
 import tritonclient.grpc as grpc
-from diffusers import (
-    DiffusionPipeline,
-    FluxImg2ImgPipeline,
-    StableDiffusionXLImg2ImgPipeline,
-)  # fmt: skip
 from PIL import Image
-from tiny_service import ASSETS, Service
+from stock import STEPS, Stock, difference
+from tiny_service import Service
 
 from benchmarks.inputs import requests
 from families import SDXL
-from finetune import evaluate
 from finetune.dataset import Pixels
 from finetune.draw import draw
 from finetune.scene import sample_scene
@@ -36,45 +26,11 @@ PROMPTS = [
 ]
 STRENGTHS = [0.3, 0.8]
 SCHEDULERS = SDXL.schedulers[:2]
-STEPS = 8
-
-
-@dataclass(frozen=True)
-class Stock:
-    """Stock diffusers' pipelines of one checkpoint."""
-
-    name: str
-
-    @cached_property
-    def text(self) -> DiffusionPipeline:
-        return evaluate.load(ASSETS / f"{self.name}-tiny")
-
-    @cached_property
-    def image(self) -> DiffusionPipeline:
-        kind = {"flux": FluxImg2ImgPipeline, "sdxl": StableDiffusionXLImg2ImgPipeline}[self.name]
-        pipeline = kind(**self.text.components)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def __call__(self, prompt: str, seed: int, scheduler: str | None = None, **fields: Any) -> Pixels:
-        pipeline = self.image if "image" in fields else self.text
-        if scheduler:
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(self.text.scheduler.config)
-        if self.name == "flux":
-            fields["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
-        generator = torch.Generator().manual_seed(seed)
-        picture = pipeline(prompt, generator=generator, num_inference_steps=STEPS, **fields).images[0]
-        return np.asarray(picture)
 
 
 @pytest.fixture(scope="module")
 def stock() -> dict[str, Stock]:
     return {name: Stock(name) for name in ("flux", "sdxl")}
-
-
-def difference(ours: Pixels, theirs: Pixels) -> int:
-    assert ours.shape == theirs.shape
-    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
 
 
 def base(place: int) -> Pixels:

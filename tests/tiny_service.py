@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,17 +23,19 @@ from gateway.demo import fetch
 from gateway.server import background
 from gateway.settings import Settings
 from serving import EmbeddedTriton
+from serving.launch import Options
 
 NAMES = ("flux-tiny", "sdxl-tiny")
-ASSETS = Path("assets/checkpoints")
+ASSETS, ADAPTERS = Path("assets/checkpoints"), Path("assets/adapters")
 
 
 @dataclass(frozen=True)
 class Service:
-    """The running service: REST at `url`, Triton's gRPC at `triton_url`."""
+    """The running service: REST at `url`, Triton's gRPC at `triton_url`, the store of adapters at `store`."""
 
     url: str
     triton_url: str
+    store: Path
 
     def ask(self, prompt: str, image: Pixels | None = None, **fields: Any) -> dict[str, Any]:
         """The answer to a request, with `image` uint8 [H, W, 3] as its base image."""
@@ -65,8 +68,13 @@ def exported(name: str) -> Path:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Service]:
-    """Serves both checkpoints; logs and pictures go to `folder`."""
-    with EmbeddedTriton([exported(name) for name in NAMES], folder / "logs") as triton:
-        settings = Settings(triton_url=triton.grpc_url, public_url=None, storage_folder=folder / "pictures")
+    """Serves both checkpoints with a copy of the shipped adapters; logs and pictures go to `folder`."""
+    store = folder / "adapters"
+    shutil.copytree(ADAPTERS, store)
+    with EmbeddedTriton(
+        [exported(name) for name in NAMES], folder / "logs", Options(adapters=store)
+    ) as triton:
+        pictures = {"storage_folder": folder / "pictures", "public_url": None}
+        settings = Settings(triton_url=triton.grpc_url, adapters=store, **pictures)
         with background(create_app(settings), settings) as url:
-            yield Service(url, triton.grpc_url)
+            yield Service(url, triton.grpc_url, store)
