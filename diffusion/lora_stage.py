@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion.adapters.packs import BUCKETS, Pack, Packs, stacked
+from diffusion.adapters.packs import Pack, Packs, stacked
 from diffusion.triton_adapter import Deployment, Outputs, Request, Stage
 from families import FamilySpec, InvalidRequest
 from families.adapters import applied_of, applied_text, loras_of, store_folder
 from families.layers import LoraTarget, lora_targets
-from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS
+from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS, RANKS
 
 
 class LoraStage(Stage):
@@ -28,7 +28,7 @@ class LoraStage(Stage):
         self.max_rank = deployment.integer("max_rank")
         self.merged = applied_of(deployment.parameters["merged_loras"])
         where = deployment.output_dtype(LORA_A), deployment.parameters["device"]
-        rank = self.max_rank or BUCKETS[0]  # zeros that nobody reads, where the engine takes none
+        rank = self.max_rank or RANKS[0]  # zeros that nobody reads, where the engine takes none
         self.packs = Packs(store_folder(), self.family, self._targets(deployment), rank, *where)
 
     def _targets(self, deployment: Deployment) -> tuple[LoraTarget, ...]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from export.errors import ExportError
 from export.profile import Profile, Span
 from families import COMPONENTS, FamilySpec
+from families.lora import RANKS
 
 # Triton's names of the types that an engine computes in.
 COMPUTE = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -78,7 +79,7 @@ TARGETS = {
             engine="onnxruntime",
             engine_file="model.onnx",
             opset=20,
-            profile=Profile(Span(64, 128, 512), Span(1, 1, 4), Span(1, 512, 512), Span(4, 16, 64)),
+            profile=Profile(Span(64, 128, 512), Span(1, 1, 4), Span(1, 512, 512), Span(RANKS[0], 16, 64)),
             precisions=MappingProxyType(CPU_PRECISIONS),
             tolerance=1e-4,
         ),

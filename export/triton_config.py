@@ -12,6 +12,7 @@ from itertools import product
 from export.errors import ExportError
 from export.layout import Layout
 from families import ComponentSpec, TensorSpec, Width
+from families.lora import RANKS
 from families.triton import component_config, numbers, parameters, tensor_line
 
 TENSORRT = "tensorrt"
@@ -117,7 +118,7 @@ def graph_calls(layout: Layout, component: ComponentSpec) -> list[Call]:
     if not layout.cuda_graphs or component.folder == UNCAPTURED:
         return []
     rank, rows = layout.target.profile.rank, (1, component.rows_per_picture)
-    choices = product(rows, text_lengths(layout), (rank.min, rank.opt))
+    choices = product(rows, text_lengths(layout), (max(rank.min, RANKS[0]), rank.opt))
     calls = [native_call(layout, component, *choice) for choice in choices]
     return [call for place, call in enumerate(calls) if call not in calls[:place]]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -44,6 +46,13 @@ class Stock:
         generator = torch.Generator().manual_seed(seed)
         picture = pipeline(prompt, generator=generator, num_inference_steps=STEPS, **fields).images[0]
         return np.asarray(picture)
+
+
+def load_adapter(pipeline: Any, file: Path, name: str) -> None:
+    """`load_lora_weights`; peft warns of a second adapter on one model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline.load_lora_weights(file, adapter_name=name)
 
 
 def difference(ours: Pixels, theirs: Pixels) -> int:

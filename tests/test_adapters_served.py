@@ -13,7 +13,7 @@ import adapter_files
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from stock import STEPS, Stock, difference
+from stock import STEPS, Stock, difference, load_adapter
 from tiny_service import ASSETS, Service
 
 from families import FAMILIES, TensorSpec
@@ -47,7 +47,7 @@ def stock(service: Service) -> dict[str, Stock]:
     for family, pipelines in stock.items():
         for seed, (name, rank) in enumerate(RANKS.items()):
             file = adapter_files.add(service.store, f"{family}-tiny", name, rank, seed)
-            pipelines.text.load_lora_weights(file, adapter_name=name)
+            load_adapter(pipelines.text, file, name)
     return stock
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from small_graphs import Case, Session, answers, for_cpu, relative_error
 from torch import Tensor, nn
 
-from export import models, parity
+from export import models
 from families.layers import LoraTarget
 
 DENOISERS = {"random_checkpoint": "transformer", "random_sdxl": "unet"}
@@ -116,9 +115,6 @@ def session(lora_denoiser: Case, tmp_path_factory: pytest.TempPathFactory) -> Se
 @pytest.fixture(scope="module")
 def base(lora_denoiser: Case, request: pytest.FixtureRequest) -> Session:
     """The graph without LoRA inputs."""
-    if lora_denoiser.name == "transformer":
-        exported: Path = request.getfixturevalue("exported")
-        return Session(parity.open_session(exported / "models" / "flux_transformer" / "1" / "model.onnx"))
     plain = for_cpu(lora_denoiser.plan.checkpoint.folder, lora_denoiser.name)
     return plain.session(
         request.getfixturevalue("tmp_path_factory").mktemp("base") / "model.onnx", plain.model

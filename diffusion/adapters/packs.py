@@ -17,11 +17,9 @@ from diffusion.adapters import files
 from diffusion.adapters.canonical import Adapter, Pairs, check_targets, packed, read_pairs
 from families.adapters import AdapterEntry, AdapterError, AdapterIndex, Applied, Lora
 from families.layers import LoraTarget
+from families.lora import RANKS
 from families.spec import FamilySpec, InvalidRequest
 
-# Ranks that packs have, so that batches of them are seldom padded. From 4 on: ONNX Runtime multiplies by a
-# single row in another order, so rank 1 would differ in its last bits beside rank 4; rank 0 fails.
-BUCKETS = (4, 8, 16, 32, 64)
 MAX_NAMED = 20  # adapters that a message lists
 CACHE_BYTES = 2**30
 
@@ -163,7 +161,7 @@ class Packs:
         return merged
 
     def _bucket(self, rank: int) -> int:
-        fitting = [bucket for bucket in (*BUCKETS, self._max_rank) if rank <= bucket <= self._max_rank]
+        fitting = [bucket for bucket in (*RANKS, self._max_rank) if rank <= bucket <= self._max_rank]
         return min(fitting)
 
 
