@@ -118,15 +118,15 @@ def ai_toolkit(path: Path, state: State) -> Path:
     return saved(path, half, {**about, "format": "pt", "name": "food", "version": "1.0"})
 
 
-def kohya_sdxl(state: State, alpha: float) -> State:
-    """By diffusers' own converter, which takes alpha for the rank; here it is `alpha`."""
-    kohya = convert_state_dict_to_kohya(prefixed(state, "unet."))
-    return {key: torch.tensor(alpha) if key.endswith(".alpha") else tensor for key, tensor in kohya.items()}
+def kohya_sdxl(state: State) -> State:
+    """By diffusers' own converter, which takes alpha for the rank and writes it as an integer."""
+    return convert_state_dict_to_kohya(prefixed(state, "unet."))
 
 
 def sgm_sdxl(state: State, alpha: float, layers_per_block: int) -> State:
     """As sd-scripts names the same: by the blocks of Stability AI's UNet, input, middle and output."""
-    return {_sgm(key, layers_per_block): tensor for key, tensor in kohya_sdxl(state, alpha).items()}
+    named = {_sgm(key, layers_per_block): tensor for key, tensor in kohya_sdxl(state).items()}
+    return {key: torch.tensor(alpha) if key.endswith(".alpha") else tensor for key, tensor in named.items()}
 
 
 def _sgm(key: str, layers_per_block: int) -> str:

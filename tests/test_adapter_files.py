@@ -41,6 +41,9 @@ def of_tensors(count: int) -> bytes:
     return with_header(f"{{{','.join(entries)}}}".encode(), b"")
 
 
+FULL = of_tensors(9_000).replace(b'"t8999"', b'"t7"   ')
+
+
 def twice() -> bytes:
     entry = '"a.lora_A.weight":{"dtype":"F32","shape":[4],"data_offsets":[%d,%d]}'
     return with_header(f"{{{entry % (0, 16)},{entry % (16, 32)}}}".encode(), b"\0" * 32)
@@ -59,7 +62,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "header a long number": (with_header(b'{"a":' + b"1" * 10**6 + b"}"), "not JSON"),
     "no tensors": (with_header(b'{"__metadata__":{}}', b""), "0 tensors"),
     "too many tensors": (of_tensors(10_001), "10001 tensors"),
-    "many keys, one of them twice": (with_header(b'{"a":1,' + MANY + b',"a":1}'), "'a' is there twice"),
+    "many keys": (with_header(b"{" + MANY + b"}"), "header with 90000 times"),
+    "many objects": (with_header(b'{"a":[' + b"{}," * 340_000 + b"{}]}"), "header with 340002 times"),
+    "many strings": (with_header(b'{"a":[' + b'"",' * 340_000 + b'""]}'), "a is not described by"),
+    "as many tensors as may be, one of them twice": (FULL, "'t7' is there twice"),
     "a key twice": (twice(), "a.lora_A.weight' is there twice"),
     "a name that climbs": (described("../../etc/passwd"), "'../../etc/passwd'"),
     "a name with NUL": (described("a\0.lora_A.weight"), r"'a\\x00"),

@@ -164,7 +164,7 @@ def of_xlabs(bench: Bench, folder: Path) -> Path:
 
 
 def of_kohya_sdxl(bench: Bench, folder: Path) -> Path:
-    return saved(folder / "k.safetensors", kohya_sdxl(bench.state(), 3.0))
+    return saved(folder / "k.safetensors", kohya_sdxl(bench.state()))
 
 
 def of_sd_scripts(bench: Bench, folder: Path) -> Path:

@@ -26,6 +26,8 @@ TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 DTYPES = ("F32", "F16", "BF16")
 ALPHA_DTYPES = (*DTYPES, "I64")  # as diffusers' convert_state_dict_to_kohya writes alpha
 LENGTH = 8  # bytes of the header's length, which comes first
+# What takes long to parse: objects and keys, also of JSON that is quoted in metadata.
+MARKS = {b"{": 2 * MAX_TENSORS, b'":': 5 * MAX_TENSORS}
 MAGIC = {b"PK\x03\x04": "a zip, as torch.save writes, with a pickle in it", b"\x80": "a pickle"}
 
 
@@ -90,6 +92,11 @@ def _header_bytes(start: bytes, size: int, path: Path) -> int:
 
 def _check_header(text: bytes, path: Path) -> Mapping[str, str]:
     """The metadata; AdapterError at the first entry that is not in order."""
+    for mark, most in MARKS.items():
+        if (count := text.count(mark)) > most:
+            raise AdapterError(
+                f"{path} has a header with {count} times {mark.decode()}; at most {most} are read"
+            )
     try:
         header = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
