@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +11,8 @@ from typing import Any
 from diffusion.adapters.canonical import check_targets
 from diffusion.adapters.packs import read_kept
 from families import FAMILIES
-from families.adapters import LORA_SCALE, AdapterEntry, AdapterError
+from families.adapters import LORA_SCALE, STORE, AdapterEntry, AdapterError, store_folder
 from finetune.store import Said, Store, open_base
-
-STORE_VARIABLE, STORE = "POSTPULSE_ADAPTERS", Path("assets/adapters")
-
-
-def default_store() -> Path:
-    """The folder that the environment names, else the shipped one."""
-    return Path(os.environ.get(STORE_VARIABLE) or STORE)
 
 
 def add_commands(commands: Any) -> None:
@@ -29,9 +21,7 @@ def add_commands(commands: Any) -> None:
     each = adapters.add_subparsers(required=True)
     for name, add in (("add", _add), ("list", _list), ("remove", _remove), ("verify", _verify)):
         parser = each.add_parser(name, help=str(add.__doc__).splitlines()[0])
-        parser.add_argument(
-            "--store", type=Path, default=default_store(), help=f"default: ${STORE_VARIABLE} or {STORE}"
-        )
+        parser.add_argument("--store", type=Path, default=store_folder(), help=f"${STORE}, or %(default)s")
         parser.set_defaults(run=_or_error(add(parser)))
 
 

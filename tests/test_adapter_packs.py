@@ -100,9 +100,9 @@ def test_a_pack_adds_each_adapter_times_its_scale_to_each_module(shelf: Shelf) -
     )
 
 
-def test_no_adapter_is_zeros_of_rank_1(shelf: Shelf) -> None:
+def test_no_adapter_is_zeros_of_the_smallest_rank(shelf: Shelf) -> None:
     pack = shelf.packs().packs([])
-    assert pack.lora_a.shape == (1, 1, SUM_IN) and pack.lora_b.shape == (1, SUM_OUT, 1)
+    assert pack.lora_a.shape == (1, 4, SUM_IN) and pack.lora_b.shape == (1, SUM_OUT, 4)
     assert not pack.lora_a.any() and not pack.lora_b.any() and pack.applied == ()
 
 
@@ -115,7 +115,7 @@ def test_scale_0_is_zeros_and_is_told(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("ranks", "max_rank", "wanted"),
     [
-        ([1], 64, 1), ([2], 64, 4), ([4], 64, 4), ([5, 8], 64, 16), ([30, 30], 64, 64),
+        ([1], 64, 4), ([2], 64, 4), ([4], 64, 4), ([5, 8], 64, 16), ([30, 30], 64, 64),
         ([5], 6, 6), ([33], 48, 48), ([70], 128, 128),
     ],
 )  # fmt: skip
@@ -190,8 +190,8 @@ def test_packs_are_kept_and_a_replaced_adapter_is_not(shelf: Shelf, monkeypatch:
     assert again.lora_a is first.lora_a and again.lora_b is first.lora_b and len(reads) == 1
     kept.packs([Lora("all", 0.5), Lora("some")])
     assert len(reads) == 2  # `all` was loaded already
-    shelf.add("all", a=1)
-    assert kept.packs([Lora("all")]).lora_a.shape[1] == 1 and len(reads) == 3
+    shelf.add("all", a=9)
+    assert kept.packs([Lora("all")]).lora_a.shape[1] == 16 and len(reads) == 3
 
 
 def test_two_names_of_one_file_share_a_pack_and_keep_their_names(shelf: Shelf) -> None:
