@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from export.finished import Engine
 from export.layout import Layout
 from export.manifest import ComponentRecord
 from export.plan import Plan
+from export.profile import LIMITS
 from export.smoothquant import fake_quantise
 from export.spill import Buffer, Spill
 from export.values import Absmax
@@ -38,7 +39,9 @@ def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.M
     spec, dtype = layout.spec(component), graph.COMPUTE_DTYPES[layout.compute(component)]
     mode = FakeTensorMode()
     structure = models.fake(layout.checkpoint, component, mode, dtype, layout.targets(component))
-    ranges, configs = layout.ranges_of(component), layout.checkpoint.configs
+    # One graph for every profile. Besides, torch.export reasons for half an hour where SDXL's ranges are narrow.
+    widest = replace(layout, target=replace(layout.target, profile=LIMITS))
+    ranges, configs = widest.ranges_of(component), layout.checkpoint.configs
     multiples = layout.family.axis_multiples
     program = graph.trace(spec, structure, mode, layout.traced_axes, ranges, multiples, configs)
     name, module = models.inner(structure)
