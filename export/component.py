@@ -39,7 +39,7 @@ def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.M
     spec, dtype = layout.spec(component), graph.COMPUTE_DTYPES[layout.compute(component)]
     mode = FakeTensorMode()
     structure = models.fake(layout.checkpoint, component, mode, dtype, layout.targets(component))
-    # One graph for every profile. Besides, torch.export reasons for half an hour where SDXL's ranges are narrow.
+    # One graph for every profile. Besides, narrow ranges of the UNet cost torch.export half an hour and more.
     widest = replace(layout, target=replace(layout.target, profile=LIMITS))
     ranges, configs = widest.ranges_of(component), layout.checkpoint.configs
     multiples = layout.family.axis_multiples
