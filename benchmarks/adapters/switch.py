@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -115,11 +116,18 @@ class Cold(Warm):
 
 
 class FromDisk(Cold):
-    """Ours, from a file that it does not have in memory."""
+    """Ours, from a file that it does not have in memory: of a copy, as it keeps what diffusers has mapped."""
+
+    def __init__(self, place: Place) -> None:
+        copy = place.index.folder.with_name("adapters-on-disk")
+        shutil.copytree(place.index.folder, copy)
+        super().__init__(replace(place, index=AdapterIndex(copy)))
 
     def forget(self) -> None:
+        """RuntimeError if a file stays in memory, which would time something else."""
         for path in (self.place.index.path, *(self.place.file(name) for name in NAMES)):
-            forget(path)
+            if not forget(path):
+                raise RuntimeError(f"{path} stays in the page cache")
 
 
 class Stock(Switch):
@@ -190,8 +198,9 @@ WARM, COLD, DISK, *_ = WAYS
 
 
 def forget(path: Path) -> bool:
-    """Has the operating system drop a written file from memory, which needs no rights; whether it did."""
+    """Has the operating system drop a file from memory, which needs no rights; whether it did."""
     descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)  # what is not written yet cannot be dropped
     try:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
