@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.adapters.cost import difference
 from benchmarks.adapters.made import pipeline_of, store_of, topology, write_transformer
-from benchmarks.adapters.turns import Row, in_turns, milliseconds, ratio
+from benchmarks.adapters.turns import Row, cpu_milliseconds, in_turns, milliseconds, ratio
 from diffusion.adapters import Packs, stacked
 from export import models, parity
 from export.checkpoint import Checkpoint, open_checkpoint
@@ -236,6 +236,7 @@ def measured(place: Place, rounds: int) -> Iterator[Row]:
             "rank": RANK,
             "way": name,
             "ms": milliseconds(timings, name),
+            "cpu ms": cpu_milliseconds(timings, name),
             "ratio": ratio(timings, name, WARM),
             "ratio to page cache": ratio(timings, name, COLD),
             "difference": difference(answer(way), wanted),

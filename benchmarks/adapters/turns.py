@@ -40,6 +40,8 @@ def timed(call: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
+# Seconds before each call: on a busy machine who has waited runs first, so all begin after a wait.
+PAUSE = 0.005
 Calls = Mapping[str, Callable[[], object]]
 NOTHING: Calls = {}
 
@@ -55,6 +57,7 @@ def in_turns(calls: Calls, rounds: int, before: Calls = NOTHING) -> Timings:
     for _ in range(rounds):
         for name in order:
             before.get(name, _nothing)()
+            time.sleep(PAUSE)
             timings[name].append(timed(calls[name]))
         order.reverse()
     return timings
@@ -69,6 +72,10 @@ def spread(values: Iterable[float]) -> Spread:
 
 def milliseconds(timings: Timings, call: str) -> Spread:
     return spread(1000 * each.wall for each in timings[call])
+
+
+def cpu_milliseconds(timings: Timings, call: str) -> Spread:
+    return spread(1000 * each.cpu for each in timings[call])
 
 
 def ratio(timings: Timings, call: str, base: str) -> Spread:
