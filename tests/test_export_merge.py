@@ -24,7 +24,9 @@ from families.adapters import AdapterIndex
 CHOICES = ["one:0.5", "two"]
 
 
-@pytest.fixture(scope="module", params=["random_checkpoint", "random_sdxl"])
+@pytest.fixture(
+    scope="module", params=["random_checkpoint", pytest.param("random_sdxl", marks=pytest.mark.slow)]
+)
 def checkpoint(request: pytest.FixtureRequest) -> Path:
     found: Path = request.getfixturevalue(request.param)
     return found
