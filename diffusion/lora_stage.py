@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diffusion.adapters.packs import Pack, Packs, stacked
 from diffusion.triton_adapter import Deployment, Outputs, Request, Stage
 from families import FamilySpec, InvalidRequest
-from families.adapters import applied_of, applied_text, loras_of, store_folder
+from families.adapters import store_folder
 from families.layers import LoraTarget, lora_targets
-from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS, RANKS
+from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS
+from families.loras import Lora, applied_of, applied_text, loras_of
 
 
 class LoraStage(Stage):
@@ -28,8 +31,8 @@ class LoraStage(Stage):
         self.max_rank = deployment.integer("max_rank")
         self.merged = applied_of(deployment.parameters["merged_loras"])
         where = deployment.output_dtype(LORA_A), deployment.parameters["device"]
-        rank = self.max_rank or RANKS[0]  # zeros that nobody reads, where the engine takes none
-        self.packs = Packs(store_folder(), self.family, self._targets(deployment), rank, *where)
+        engine = self._targets(deployment), self.max_rank, *where, deployment.parameters["denoiser_sha256"]
+        self.packs = Packs(store_folder(), self.family, *engine)
 
     def _targets(self, deployment: Deployment) -> tuple[LoraTarget, ...]:
         denoiser = self.family.denoiser
@@ -37,19 +40,19 @@ class LoraStage(Stage):
         return lora_targets(self.family, denoiser, {denoiser.folder: config})
 
     def run(self, request: Request) -> Outputs:
-        packs = [self.pack(text) for text in request.texts(LORAS.name)]
+        loras = [loras_of(text) for text in request.texts(LORAS.name)]
+        packs = [self.packs.packs(row) if self.max_rank else self.unread(row) for row in loras]
         lora_a, lora_b = stacked(packs)
         return {LORA_A: lora_a, LORA_B: lora_b, APPLIED_LORAS.name: self.told(packs)}
 
-    def pack(self, text: str) -> Pack:
-        """InvalidRequest if an adapter is asked of an engine that takes none."""
-        loras = loras_of(text)
-        if loras and not self.max_rank:
+    def unread(self, loras: Sequence[Lora]) -> Pack:
+        """What goes to an engine that takes no adapters; InvalidRequest if any is asked of it."""
+        if loras:
             merged = ", ".join(lora.name for lora in self.merged) or "none"
             raise InvalidRequest(
                 f"{loras[0].name} cannot be applied: this engine takes no adapters; merged into it: {merged}"
             )
-        return self.packs.packs(loras)
+        return Pack(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), applied=())
 
     def told(self, packs: list[Pack]) -> NDArray[np.object_]:
         """What was applied to each row, [B, 1]: what is merged into the engine first."""

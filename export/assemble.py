@@ -10,8 +10,8 @@ from export.plan import Plan, source_files
 from export.targets import COMPUTE
 from export.triton_config import GPU_INPUTS, TENSORRT, model_config
 from families import ComponentSpec, FamilySpec
-from families.adapters import applied_text
 from families.lora import LORA_A, LORA_B, STAGE
+from families.loras import applied_text
 from families.triton import CONFIG, MODEL_REPOSITORY, parameters
 
 MODELS, CHECKPOINT = "models", "checkpoint"
@@ -69,14 +69,15 @@ def _parameters(layout: Layout) -> dict[str, dict[str, object]]:
     family, checkpoint, target = layout.family, layout.checkpoint, layout.target
     sizes = {"native_size": checkpoint.native_size, "min_size": target.min_size, "max_size": target.max_size}
     text = {"max_sequence_length": checkpoint.max_sequence_length, "checkpoint": checkpoint.name}
-    told = {**sizes, **text, "size_multiple": family.size_multiple}
+    adapters = {"max_rank": layout.max_rank, "denoiser_sha256": checkpoint.denoiser_sha256}
+    told = {**sizes, **text, **adapters, "size_multiple": family.size_multiple}
     ensembles = {family.ensemble_name(ensemble): dict(told) for ensemble in family.ensembles}
     on_gpu = target.engine == TENSORRT
     inputs, device = GPU_INPUTS if on_gpu else {}, "cuda" if on_gpu else "cpu"
-    rank = {"max_rank": layout.max_rank}
+    merged = {"merged_loras": applied_text(layout.merged), "device": device}
     return {
-        stage_model(family, SCHEDULER): {**sizes, **inputs, **rank},
-        stage_model(family, STAGE): {**rank, "merged_loras": applied_text(layout.merged), "device": device},
+        stage_model(family, SCHEDULER): {**sizes, **inputs, "max_rank": layout.max_rank},
+        stage_model(family, STAGE): {**adapters, **merged},
         **ensembles,
     }
 

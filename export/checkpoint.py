@@ -11,7 +11,7 @@ from typing import Any
 
 from export.errors import ExportError
 from families import FAMILIES, FamilySpec
-from families.hashes import sha256_of_file, sha256_of_files
+from families.hashes import sha256_of_file, sha256_of_files, sha256_of_weights
 from families.spec import Configs, Width
 
 INDEX = "model_index.json"
@@ -54,6 +54,11 @@ class Checkpoint:
             path for part in parts or self.parts for path in (self.folder / part).rglob("*") if path.is_file()
         ]
         return sha256_of_files(self.folder, [*files, self.folder / INDEX], self._digest)
+
+    @property
+    def denoiser_sha256(self) -> str:
+        """Hash of the denoiser's weights: what its adapters were trained on."""
+        return sha256_of_weights(self.folder / self.family.denoiser.folder, self._digest)
 
     @cached_property
     def _digest(self) -> Callable[[Path], str]:

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from export.targets import COMPUTE, Target
 from families import Axes, ComponentSpec, FamilySpec
-from families.adapters import Applied
 from families.layers import LoraTarget, lora_targets
 from families.lora import with_lora
+from families.loras import Applied
 from families.spec import Configs
 
 
@@ -29,6 +29,8 @@ class Structure(Protocol):
     def native_size(self) -> int: ...  # pixels of a side
     @property
     def max_sequence_length(self) -> int: ...  # tokens of the second text encoder
+    @property
+    def denoiser_sha256(self) -> str: ...  # of its weights; blank if there are none
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Change(NamedTuple):
 Alternatives = Sequence[tuple[Change | None, ...]]  # None leaves all as it is
 # Smaller precisions that may be proposed, the gentlest first: T5's rounds the prompt's embedding, once; those
 # of denoisers every step.
+PACKS_KEPT = 8  # of the usual rank: what diffusion.adapters.packs.CACHE_BYTES holds of FLUX.1-dev
 SMALLER = {"flux.text_encoder_2": "int8_weights", "sdxl.unet": "int8", "flux.transformer": "int8"}
 SIZES = (1280, 1024, 768, 512)
 
@@ -78,6 +79,8 @@ def check_fits(layout: Layout) -> str:
         configs={family.name: layout.checkpoint.configs},
         batch=target.profile.batch.max,
         lora_rank=layout.max_rank,
+        adapters=PACKS_KEPT if layout.lora else 0,
+        rank=target.profile.rank.opt,
     )
     try:
         plan = memory_plan(gpu_named(target.gpu), demand)

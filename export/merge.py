@@ -13,8 +13,9 @@ from diffusion.adapters.canonical import Adapter
 from diffusion.adapters.packs import load
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
-from families.adapters import LORA_SCALE, AdapterEntry, AdapterError, AdapterIndex, Applied, Lora
+from families.adapters import LORA_SCALE, AdapterEntry, AdapterError, AdapterIndex
 from families.layers import LoraTarget, lora_targets
+from families.loras import Applied, Lora, check_fit, scale_of
 from families.spec import InvalidRequest
 
 WEIGHT = ".weight"
@@ -52,32 +53,34 @@ def merge_of(checkpoint: Checkpoint, choices: Sequence[str], store: Path) -> Mer
     family, denoiser = checkpoint.family, checkpoint.family.denoiser
     targets, index = lora_targets(family, denoiser, checkpoint.configs), AdapterIndex(store)
     try:
-        entries = index.entries(family.name)
-        loras = [chosen(choice, entries) for choice in choices]
-        found = [entries[lora.name] for lora in loras]
+        loras = [chosen(choice) for choice in choices]
+        found = [index.entry(family.name, lora.name) for lora in loras]
+        _check(loras, found, checkpoint)
         adapters = [load(index.file(entry), entry, family, targets, torch.float32) for entry in found]
-    except AdapterError as error:
-        raise ExportError(str(error)) from None
+    except (AdapterError, InvalidRequest) as error:
+        raise ExportError(f"--merge-lora: {error}") from None
     return Merge(
         {f"{target.name}{WEIGHT}": target for target in targets},
-        tuple((adapter, lora.scale) for adapter, lora in zip(adapters, loras, strict=True)),
-        tuple(_applied(lora, entry) for lora, entry in zip(loras, found, strict=True)),
+        tuple(zip(adapters, map(scale_of, loras, found), strict=True)),
+        tuple(Applied.of(lora, entry) for lora, entry in zip(loras, found, strict=True)),
     )
 
 
-def _applied(lora: Lora, entry: AdapterEntry) -> Applied:
-    """`load` made sure that every module of the file is a target."""
-    return Applied(lora.name, entry.sha256, lora.scale, entry.modules, entry.modules)
-
-
-def chosen(choice: str, entries: Mapping[str, AdapterEntry]) -> Lora:
-    """The adapter of `choice`, NAME or NAME:SCALE; its own scale unless told."""
-    name, _, scale = choice.partition(":")
-    if name not in entries:
-        raise ExportError(f"unknown adapter {name!r}; choices: {', '.join(sorted(entries)) or 'none'}")
+def chosen(choice: str) -> Lora:
+    """The adapter of `choice`, NAME or NAME:SCALE."""
+    name, colon, scale = choice.partition(":")
+    if not colon:
+        return Lora(name)
     try:
-        lora = Lora(name, float(scale) if scale else entries[name].scale)
-        LORA_SCALE.check("scale", lora.scale)
-    except (ValueError, InvalidRequest):
+        LORA_SCALE.check("scale", number := float(scale))
+    except ValueError:
         raise ExportError(f"--merge-lora {choice!r}: the scale is no number in {LORA_SCALE}") from None
-    return lora
+    return Lora(name, number)
+
+
+def _check(loras: Sequence[Lora], entries: Sequence[AdapterEntry], checkpoint: Checkpoint) -> None:
+    """Weights take any rank; InvalidRequest for what was trained on another checkpoint, or is named twice."""
+    names = [lora.name for lora in loras]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(f"{twice} is named twice")
+    check_fit(loras, entries, sum(entry.rank for entry in entries), checkpoint.denoiser_sha256)

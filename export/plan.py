@@ -15,6 +15,7 @@ from export.errors import ExportError
 from export.layout import Layout
 from families import ComponentSpec
 from families.hashes import sha256_of_file, sha256_of_files
+from families.lora import RANKS
 from families.triton import MODEL_REPOSITORY
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Plan(Layout):
         if any(side % step for side in target.profile.size):
             raise ExportError(
                 f"profile size {tuple(target.profile.size)}: {self.family.name} draws multiples of {step}"
+            )
+        rank = target.profile.rank
+        if self.lora and not rank.min <= RANKS[0] <= rank.max:
+            raise ExportError(
+                f"profile rank {tuple(rank)}: packs start at rank {RANKS[0]}; --without-lora is for none"
             )
         if not target.min_size <= size <= target.max_size:
             limits = f"{target.min_size}..{target.max_size}"

@@ -1,4 +1,4 @@
-"""The index of a store of adapters, and the adapters of a request, in the words that are sent.
+"""The index of a store of adapters.
 
 A store is a folder: index.json = {family: {name: facts}}, and files/<sha256>.safetensors, which never change.
 """
@@ -10,7 +10,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ FORMATS = ("diffusers", "peft", "ai-toolkit", "kohya", "xlabs")  # of files as t
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LORA_SCALE = Range(-2.0, 1.0, 2.0)
-MAX_LORAS = 8  # of one request
+MAX_NAMED = 20  # adapters that a message lists
 MAX_WORDS = 64  # characters of an industry, a style, a trigger
 
 
@@ -64,7 +64,7 @@ class AdapterEntry:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not _is_of(value, TYPES[name]):
+            if not is_of(value, TYPES[name]):
                 raise AdapterError(f"{name} {value!r} is not of type {TYPES[name]}")
             if value is not None and name in CHECKS:
                 CHECKS[name](name, value)
@@ -73,7 +73,7 @@ class AdapterEntry:
 TYPES: Mapping[str, Any] = {**get_type_hints(AdapterEntry), "scale": int | float}
 
 
-def _is_of(value: object, types: Any) -> bool:
+def is_of(value: object, types: Any) -> bool:
     return isinstance(value, types) and not isinstance(value, bool)
 
 
@@ -111,11 +111,6 @@ def check_name(name: str) -> None:
     """AdapterError unless `name` may name an adapter."""
     if not NAME.fullmatch(name):
         raise AdapterError(f"adapter name {name[:80]!r} is not of the form {NAME.pattern}")
-
-
-def name_of(words: str) -> str:
-    """The name of the adapter of an industry or a style: "real estate" has real-estate."""
-    return words.lower().replace(" ", "-")
 
 
 CHECKS: Mapping[str, Any] = {
@@ -160,11 +155,23 @@ class AdapterIndex:
                 self._read = self._fresh()  # one assignment: a reader beside sees the old or the new
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise AdapterError(f"adapter index {self.path} cannot be read: {error}") from None
         return self._read[1]
 
     def _fresh(self) -> tuple[tuple[int, ...], Mapping[str, Entries]]:
         with self.path.open("rb") as file:
             return _identity(os.fstat(file.fileno())), parsed(file.read(), self.path)
+
+    def entry(self, family_name: str, name: str) -> AdapterEntry:
+        """InvalidRequest if the family has no adapter `name`, with those that it has."""
+        entries = self.entries(family_name)
+        if name in entries:
+            return entries[name]
+        names = sorted(entries)
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        choices = f"{', '.join(names[:MAX_NAMED]) or 'none'}{more}"
+        raise InvalidRequest(f"{family_name} has no adapter {name[:80]!r}; choices: {choices}")
 
     def file(self, entry: AdapterEntry) -> Path:
         return self.folder / FILES / f"{entry.sha256}.safetensors"
@@ -205,72 +212,3 @@ def index_text(families: Mapping[str, Entries]) -> str:
         family: {name: asdict(e) for name, e in adapters.items()} for family, adapters in families.items()
     }
     return json.dumps(facts, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-@dataclass(frozen=True)
-class Lora:
-    """An adapter that a request names, and how strongly to apply it."""
-
-    name: str
-    scale: float = LORA_SCALE.default
-
-
-def loras_text(loras: Sequence[Lora]) -> str:
-    """JSON that `loras_of` reads; blank for none."""
-    return json.dumps([asdict(lora) for lora in loras]) if loras else ""
-
-
-def loras_of(text: str) -> tuple[Lora, ...]:
-    """The adapters of a request, of its JSON [{"name": "food", "scale": 0.8}, ...]; blank is none.
-
-    InvalidRequest names what is wrong.
-    """
-    if not text.strip():
-        return ()
-    try:
-        values = json.loads(text, parse_int=float)  # which has no number too long to print
-    except (ValueError, RecursionError):
-        raise InvalidRequest(f"loras {text[:80]!r} is not JSON") from None
-    if not isinstance(values, list) or len(values) > MAX_LORAS:
-        raise InvalidRequest(f"loras {text[:80]!r} is not a list of at most {MAX_LORAS}")
-    loras = tuple(_lora(value) for value in values)
-    names = [lora.name for lora in loras]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InvalidRequest(f"loras names {twice} twice")
-    return loras
-
-
-def _lora(value: object) -> Lora:
-    if not isinstance(value, dict) or not {"name"} <= {*value} <= {"name", "scale"}:
-        raise InvalidRequest(f"{str(value)[:80]!r} in loras is not an object of name and, if need be, scale")
-    name, scale = value["name"], value.get("scale", LORA_SCALE.default)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidRequest(f"name {str(name)[:80]!r} in loras is not of the form {NAME.pattern}")
-    if not _is_of(scale, float):
-        raise InvalidRequest(f"scale {str(scale)[:80]!r} of {name} in loras is not a number in {LORA_SCALE}")
-    LORA_SCALE.check(f"{name}'s scale", scale)
-    return Lora(name, scale)
-
-
-@dataclass(frozen=True)
-class Applied:
-    """An adapter as it was applied: to `modules_applied` of the `modules` targets that its file changes."""
-
-    name: str
-    sha256: str
-    scale: float
-    modules_applied: int
-    modules: int
-
-
-def applied_text(adapters: Sequence[Applied]) -> str:
-    """JSON that `applied_of` reads."""
-    return json.dumps([asdict(adapter) for adapter in adapters])
-
-
-def applied_of(text: str) -> tuple[Applied, ...]:
-    """What `applied_text` wrote; ValueError if it is something else."""
-    try:
-        return tuple(Applied(**facts) for facts in json.loads(text))
-    except TypeError as error:
-        raise ValueError(f"{text[:80]!r} does not tell of applied adapters: {error}") from None

@@ -20,6 +20,6 @@ def sha256_of_files(root: Path, paths: Iterable[Path], digest: Callable[[Path], 
     return total.hexdigest()
 
 
-def sha256_of_weights(folder: Path) -> str:
+def sha256_of_weights(folder: Path, digest: Callable[[Path], str] = sha256_of_file) -> str:
     """One hash over the *.safetensors of a component's `folder`: what an adapter was trained on."""
-    return sha256_of_files(folder, folder.glob("*.safetensors"))
+    return sha256_of_files(folder, folder.glob("*.safetensors"), digest)

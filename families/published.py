@@ -53,6 +53,7 @@ class Published:
     configs: Configs
     native_size: int
     max_sequence_length: int
+    denoiser_sha256: str = ""  # no weights are here
 
 
 CLIP: Config = {

@@ -177,21 +177,22 @@ def _entry(
     facts = {fact: contents.metadata[fact] for fact in FACTS if contents.metadata.get(fact)}
     if facts.get("checkpoint_sha256", base.sha256) != base.sha256 and not any_checkpoint:
         raise AdapterError(
-            f"it was trained on {facts.get('checkpoint', 'another checkpoint')} "
-            f"{facts['checkpoint_sha256'][:12]}, {base.name} is {base.sha256[:12]}; --any-checkpoint takes it"
+            f"it was trained on {facts.get('checkpoint', 'another checkpoint')[:80]!r} "
+            f"{facts['checkpoint_sha256'][:12]!r}, {base.name} is {base.sha256[:12]!r}; "
+            "--any-checkpoint takes it"
         )
     return AdapterEntry(
         sha256=hashlib.sha256(converted.data).hexdigest(),
         rank=max(pair.rank for pair in converted.pairs.values()),
         modules=len(converted.pairs),
         checkpoint=base.name,
-        checkpoint_sha256=facts.get("checkpoint_sha256", base.sha256),
+        checkpoint_sha256=base.sha256,
         format=converted.format,
         source_sha256=contents.sha256,
         scale=said.scale,
-        industry=said.industry or facts.get("industry"),
-        style=said.style or facts.get("style"),
-        trigger=said.trigger or facts.get("trigger"),
+        industry=facts.get("industry") if said.industry is None else said.industry or None,
+        style=facts.get("style") if said.style is None else said.style or None,
+        trigger=facts.get("trigger") if said.trigger is None else said.trigger or None,
         step=_step(facts.get("step")),
         dataset_sha256=facts.get("dataset_sha256"),
     )
@@ -204,7 +205,7 @@ def _step(text: str | None) -> int | None:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Writes `path` whole or not at all, also if the power fails."""
+    """Writes `path` whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,14 +1,19 @@
 """The table that gives a request its adapters: those of its industry and style, and those that it names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from families import FAMILIES, FamilySpec, InvalidRequest
-from families.adapters import AdapterEntry, AdapterIndex, Lora
+from families.adapters import AdapterEntry, AdapterIndex
+from families.loras import Lora, check_fit, scale_of
 from families.wording import INDUSTRIES, STYLES
-from gateway.problems import shown
+from gateway.limits import Limits
+from gateway.problems import ErrorItem, Problem, shown
 from gateway.prompts import compose
-from gateway.schemas import Choice, ChoiceAdapter, GenerateRequest, LoraChoice
+from gateway.schemas import Choice, ChoiceAdapter, GenerateRequest, ListedLora
+from gateway.validation import invalid
+
+Listed = Sequence[tuple[FamilySpec, str, AdapterEntry]]
 
 
 class AdapterTable:
@@ -20,6 +25,13 @@ class AdapterTable:
     def __init__(self, folder: Path) -> None:
         self._index = AdapterIndex(folder)
 
+    def loras(self) -> list[ListedLora]:
+        """Everything that a request may name."""
+        return [
+            ListedLora(model=family.name, name=name, **{fact: getattr(entry, fact) for fact in FACTS})
+            for family, name, entry in self._listed()
+        ]
+
     def industries(self) -> list[Choice]:
         """Those that prompts know, and then those that only adapters have."""
         return self._choices("industry", INDUSTRIES)
@@ -29,52 +41,72 @@ class AdapterTable:
 
     def check(self, kind: str, name: str | None) -> None:
         """InvalidRequest unless `name` is None or one of the choices of `kind`: "industry" or "style"."""
+        if name is None:
+            return
         choices = self.industries() if kind == "industry" else self.styles()
         names = [choice.name for choice in choices]
-        if name is not None and name not in names:
+        if name not in names:
             raise InvalidRequest(f"'{shown(name)}' is unknown; choices: {', '.join(names)}")
 
-    def selected(self, family: FamilySpec, fields: GenerateRequest) -> tuple[Lora, ...]:
+    def selected(self, family: FamilySpec, fields: GenerateRequest, limits: Limits) -> tuple[Lora, ...]:
         """The adapters of a request: its industry's, its style's, then others that it names.
 
         A name of `fields.loras` that comes with the industry or the style keeps its place and takes the
-        request's scale. InvalidRequest if the store has no adapter of that name for `family`.
+        request's scale. Industry and style bring what fits the served checkpoint; a Problem says why one
+        that is named does not, or why all together do not.
         """
+        if not (fields.industry or fields.style or fields.loras):
+            return ()
         entries = self._index.entries(family.name)
-        of_words = [name for name, entry in entries.items() if belongs(entry, fields)]
-        scales = {name: entries[name].scale for name in of_words}
-        for asked in fields.loras or ():
-            scales[asked.name] = scale_of(asked, entries.get(asked.name), list(entries), family)
-        return tuple(Lora(name, scale) for name, scale in scales.items())
+        scales: dict[str, float | None] = {
+            name: entry.scale for name, entry in entries.items() if brought(entry, fields, limits)
+        }
+        scales |= {asked.name: asked.scale for asked in fields.loras or ()}
+        loras = [Lora(name, scale) for name, scale in scales.items()]
+        try:
+            found = [self._index.entry(family.name, lora.name) for lora in loras]
+            check_fit(loras, found, limits.max_rank, limits.denoiser_sha256)
+        except InvalidRequest as error:
+            raise refusal(error, fields) from None
+        return tuple(Lora(lora.name, scale_of(lora, entry)) for lora, entry in zip(loras, found, strict=True))
 
     def _choices(self, kind: str, known: Sequence[str]) -> list[Choice]:
-        named = [name for _, _, entry in self._entries() if (name := getattr(entry, kind))]
-        return [self._choice(kind, name) for name in dict.fromkeys([*known, *sorted(named)])]
+        listed = self._listed()
+        named = [name for _, _, entry in listed if (name := getattr(entry, kind))]
+        return [choice(kind, name, listed) for name in dict.fromkeys([*known, *sorted(named)])]
 
-    def _choice(self, kind: str, name: str) -> Choice:
-        adapters = [
-            ChoiceAdapter(model=family.name, name=adapter, scale=entry.scale)
-            for family, adapter, entry in self._entries()
-            if getattr(entry, kind) == name
+    def _listed(self) -> Listed:
+        families = self._index.families()
+        return [
+            (family, name, entry)
+            for family in FAMILIES.values()
+            for name, entry in families.get(family.name, {}).items()
         ]
-        words = (None, name) if kind == "industry" else (name, None)
-        return Choice(name=name, prompt_template=compose("{prompt}", *words), adapters=adapters)
-
-    def _entries(self) -> Iterator[tuple[FamilySpec, str, AdapterEntry]]:
-        for family in FAMILIES.values():
-            for name, entry in self._index.entries(family.name).items():
-                yield family, name, entry
 
 
-def belongs(entry: AdapterEntry, fields: GenerateRequest) -> bool:
-    """Whether the request's industry or style brings this adapter."""
+def refusal(error: InvalidRequest, fields: GenerateRequest) -> Problem:
+    """The answer to a request whose adapters cannot be applied."""
+    given = [asked.model_dump() for asked in fields.loras or ()]
+    return invalid([ErrorItem(loc=["body", "loras"], msg=str(error), type="not_taken", input=given)])
+
+
+FACTS = ("scale", "industry", "style", "trigger", "checkpoint", "sha256")
+
+
+def choice(kind: str, name: str, listed: Listed) -> Choice:
+    """What `name`, an industry or a style, makes of a prompt, and the adapters that it brings."""
+    words = (None, name) if kind == "industry" else (name, None)
+    adapters = [
+        ChoiceAdapter(model=family.name, name=adapter, scale=entry.scale)
+        for family, adapter, entry in listed
+        if getattr(entry, kind) == name
+    ]
+    return Choice(name=name, prompt_template=compose("{prompt}", *words), adapters=adapters)
+
+
+def brought(entry: AdapterEntry, fields: GenerateRequest, limits: Limits) -> bool:
+    """Whether the request's industry or style brings this adapter to what is served."""
+    fits = limits.max_rank > 0 and entry.checkpoint_sha256 in (None, limits.denoiser_sha256)
     words = {("industry", entry.industry), ("style", entry.style)}
-    return bool(words & {(kind, name) for kind in ("industry", "style") if (name := getattr(fields, kind))})
-
-
-def scale_of(asked: LoraChoice, entry: AdapterEntry | None, names: list[str], family: FamilySpec) -> float:
-    """The scale that a request gives, or the adapter's own."""
-    if entry is None:
-        choices = ", ".join(names) or f"none, {family.name} has no adapters"
-        raise InvalidRequest(f"{family.name} has no adapter '{shown(asked.name)}'; choices: {choices}")
-    return entry.scale if asked.scale is None else asked.scale
+    asked = {(kind, name) for kind in ("industry", "style") if (name := getattr(fields, kind))}
+    return fits and bool(words & asked)

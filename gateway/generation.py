@@ -87,13 +87,13 @@ class Drawing:
         limits, fields = await self.triton.limits(resolved.order), asked.fields
         if wrong := limits.refusals(fields.height, fields.width):
             raise invalid(wrong)
+        loras = self.adapters.selected(resolved.order.family, fields, limits)
         if not asked.has_image:
-            height, width = size_of(resolved, limits)
-            return resolved.sample(height, width, None)
+            return resolved.sample(*size_of(resolved, limits), loras)
         with watch.stage("base_image"):
             image = await self.base_images.fitted(asked, limits.sizing(fields.height, fields.width))
         height, width, _ = image.shape
-        return resolved.sample(height, width, image)
+        return resolved.sample(height, width, loras, image)
 
 
 async def keep(picture: Picture, storage: Storage, watch: Stopwatch) -> str:

@@ -12,14 +12,20 @@ from gateway.replies import ReplyError
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in pixels, both ways; `max_sequence_length` in tokens of text_encoder_2."""
+    """Sizes in pixels, both ways; `max_sequence_length` in tokens of text_encoder_2.
+
+    Adapters must have been trained on the denoiser of hash `denoiser_sha256`; their ranks add up to at most
+    `max_rank`, 0 where the engine takes none.
+    """
 
     checkpoint: str
+    denoiser_sha256: str
     native_size: int
     min_size: int
     max_size: int
     size_multiple: int
     max_sequence_length: int
+    max_rank: int
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> Limits:
@@ -27,9 +33,9 @@ class Limits:
         missing = [field.name for field in fields(cls) if field.name not in parameters]
         if missing:
             raise ReplyError(f"the ensemble's config lacks parameter {', '.join(missing)}")
-        checkpoint, *sizes = (parameters[field.name] for field in fields(cls))
+        checkpoint, sha256, *sizes = (parameters[field.name] for field in fields(cls))
         try:
-            return cls(checkpoint, *map(int, sizes))
+            return cls(checkpoint, sha256, *map(int, sizes))
         except ValueError as error:
             raise ReplyError(f"a size in the ensemble's config is no number: {error}") from None
 

@@ -2,14 +2,14 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from families import FAMILIES, FLUX, SDXL, FamilySpec, InvalidRequest, check_strength
-from families.adapters import Lora, loras_text
+from families.loras import Lora
 from families.tasks import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
 from gateway.adapters import AdapterTable
 from gateway.intake import Asked
@@ -38,10 +38,11 @@ class Resolved:
     guidance_scale: float
     scheduler: str
     strength: float | None
-    loras: tuple[Lora, ...] = ()
 
-    def sample(self, height: int, width: int, image: NDArray[np.uint8] | None) -> Sample:
-        """What Triton is asked for a picture of this size in pixels."""
+    def sample(
+        self, height: int, width: int, loras: tuple[Lora, ...], image: NDArray[np.uint8] | None = None
+    ) -> Sample:
+        """What Triton is asked for a picture of this size in pixels with these adapters."""
         fields = self.fields
         return Sample(
             order=self.order,
@@ -51,7 +52,7 @@ class Resolved:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,
-            loras=loras_text(self.loras),
+            loras=loras,
             height=height,
             width=width,
             strength=self.strength,
@@ -60,9 +61,9 @@ class Resolved:
 
 
 def resolve(asked: Asked, table: AdapterTable) -> Resolved:
-    """`asked` with its model's defaults, and the adapters that `table` gives it.
+    """`asked` with its model's defaults; a Problem lists everything that this model does not take.
 
-    A Problem lists everything that this model does not take.
+    Industries and styles are those of `table`.
     """
     fields, order = asked.fields, _order(asked)
     family, image = order.family, asked.has_image
@@ -77,7 +78,7 @@ def resolve(asked: Asked, table: AdapterTable) -> Resolved:
     )
     if wrong := _refusals(resolved, family, table):
         raise invalid(wrong)
-    return replace(resolved, loras=table.selected(family, fields))
+    return resolved
 
 
 def _order(asked: Asked) -> Order:
@@ -101,7 +102,6 @@ def _refusals(resolved: Resolved, family: FamilySpec, table: AdapterTable) -> li
         "prompt": lambda: _check_length(resolved.prompt, family),
         "industry": lambda: table.check("industry", fields.industry),
         "style": lambda: table.check("style", fields.style),
-        "loras": lambda: _check_loras(fields, family, table),
         "num_inference_steps": lambda: family.num_inference_steps.check(
             "value", resolved.num_inference_steps
         ),
@@ -124,10 +124,6 @@ def _check_length(prompt: str, family: FamilySpec) -> None:
     if len(prompt) > family.max_prompt_characters:
         limit = f"at most {family.max_prompt_characters}"
         raise InvalidRequest(f"has {len(prompt)} characters with style and industry; {limit}")
-
-
-def _check_loras(fields: GenerateRequest, family: FamilySpec, table: AdapterTable) -> None:
-    table.selected(family, fields)
 
 
 def _check_negative(negative_prompt: str | None, family: FamilySpec) -> None:

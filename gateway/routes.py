@@ -15,7 +15,7 @@ from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
 from gateway.problems import Problem, documented
 from gateway.samples import Order
-from gateway.schemas import Choice, GenerateResponse, Readiness, Served
+from gateway.schemas import Choice, GenerateResponse, ListedLora, Readiness, Served
 from gateway.settings import Settings
 from gateway.storage import Storage
 from gateway.triton import NOT_DRAWING
@@ -92,6 +92,12 @@ async def industries(use: Using) -> list[Choice]:
 async def styles(use: Using) -> list[Choice]:
     """The styles that a request may name, and the adapters that each brings."""
     return use.drawing.adapters.styles()
+
+
+@router.get("/loras")
+async def loras(use: Using) -> list[ListedLora]:
+    """The adapters that a request may name; those of another checkpoint than is served are refused."""
+    return use.drawing.adapters.loras()
 
 
 @router.get("/healthz")

@@ -1,6 +1,6 @@
 """One picture's request to Triton and its answer, in the tensors that families/ lays down."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from tritonclient.grpc import InferInput
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from families import FAMILIES, EnsembleSpec, FamilySpec, TensorSpec
-from families.adapters import Applied, applied_of
-from families.lora import APPLIED_LORAS
+from families.lora import APPLIED_LORAS, LORAS
+from families.loras import Applied, Lora, applied_of, loras_text
 from gateway.replies import Expected, ReplyError
 
 
@@ -48,13 +48,14 @@ class Sample:
     scheduler: str
     height: int
     width: int
-    loras: str = ""  # as families.adapters writes them
+    loras: tuple[Lora, ...] = ()
     strength: float | None = None
     image: NDArray[np.uint8] | None = None
 
     def inputs(self) -> list[InferInput]:
         """The ensemble's inputs, each with a batch axis of 1."""
-        return [input_tensor(tensor, getattr(self, tensor.name)) for tensor in self.order.spec.inputs]
+        values = {**vars(self), LORAS.name: loras_text(self.loras)}
+        return [input_tensor(tensor, values[tensor.name]) for tensor in self.order.spec.inputs]
 
     def outputs(self) -> list[Expected]:
         """What must come back for this sample."""
@@ -74,22 +75,27 @@ class Picture:
 ORDERS = [Order(family, ensemble.task) for family in FAMILIES.values() for ensemble in family.ensembles]
 
 
-def picture_of(found: Mapping[str, NDArray[Any]]) -> Picture:
-    """ReplyError if a count of tokens is negative, or what was applied is not told as agreed."""
+def picture_of(found: Mapping[str, NDArray[Any]], asked: Sequence[Lora]) -> Picture:
+    """ReplyError if a count of tokens is negative, or what was applied is not what was `asked`."""
     tokens = {
         name.removesuffix("_tokens"): counts[0] for name, counts in found.items() if name.endswith("_tokens")
     }
     for name, counts in tokens.items():
         if (counts < 0).any():
             raise ReplyError(f"{name}_tokens has negative counts: {counts.tolist()}")
-    return Picture(found["images"][0], tokens, _applied(found[APPLIED_LORAS.name]))
+    return Picture(found["images"][0], tokens, _applied(found[APPLIED_LORAS.name], asked))
 
 
-def _applied(told: NDArray[Any]) -> tuple[Applied, ...]:
+def _applied(told: NDArray[Any], asked: Sequence[Lora]) -> tuple[Applied, ...]:
+    """Those in the engine's weights come first, then those of the request, in its order."""
     try:
-        return applied_of(told.item().decode())
+        applied = applied_of(told.item().decode())
     except ValueError as error:
         raise ReplyError(f"{APPLIED_LORAS.name}: {error}") from None
+    last = applied[len(applied) - len(asked) :]
+    if [(lora.name, lora.scale) for lora in last] != [(lora.name, lora.scale) for lora in asked]:
+        raise ReplyError(f"{APPLIED_LORAS.name} tells of {list(applied)}, asked were {list(asked)}")
+    return applied
 
 
 def input_tensor(spec: TensorSpec, value: Any) -> InferInput:

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from families import FAMILIES
-from families.adapters import LORA_SCALE, MAX_LORAS, NAME
+from families.adapters import LORA_SCALE, NAME
+from families.loras import MAX_LORAS
 from gateway.base_image.limits import LIMITS
 from gateway.problems import shown
 
@@ -73,7 +74,7 @@ def _listed(loras: object) -> object:
         return loras
     try:
         return json.loads(loras)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise PydanticCustomError("not_json", 'not JSON; a list such as [{{"name": "food"}}]') from None
 
 
@@ -169,6 +170,19 @@ class GenerateResponse(BaseModel):
     warnings: list[PromptTruncated]
 
 
+class ListedLora(BaseModel):
+    """An adapter that a request may name, what brings it, and the word that its prompts want, if any."""
+
+    model: str
+    name: str
+    scale: float
+    industry: str | None
+    style: str | None
+    trigger: str | None
+    checkpoint: str | None
+    sha256: str
+
+
 class ChoiceAdapter(BaseModel):
     """An adapter that a name brings when `model` draws."""
 
@@ -196,6 +210,7 @@ class Served(BaseModel):
     max_size: int
     size_multiple: int
     max_sequence_length: int
+    max_rank: int
 
 
 class Readiness(BaseModel):

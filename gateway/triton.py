@@ -73,7 +73,7 @@ class TritonClient:
             reply = await self._with_retry(infer, self._deadline_seconds)
         finally:
             self._drawing[family] -= 1
-        picture = picture_of(arrays(reply.get_response(), sample.outputs()))
+        picture = picture_of(arrays(reply.get_response(), sample.outputs()), sample.loras)
         self._proof_ends[family] = asyncio.get_running_loop().time() + PROOF_SECONDS
         return picture
 

@@ -31,7 +31,8 @@ from diffusion.adapters import Packs, files
 from diffusion.adapters.canonical import Pairs
 from diffusion.adapters.convert import convert
 from export import models
-from families.adapters import AdapterError, Lora
+from families.adapters import AdapterError
+from families.loras import Lora
 from finetune.store import Said, Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # two adapters are meant
@@ -81,7 +82,7 @@ class Ours:
 
     def __call__(self, store: Store, *loras: Lora) -> Tensor:
         base = self.bench.base
-        packs = Packs(store.folder, base.family, base.targets, 64, torch.float32, "cpu")
+        packs = Packs(store.folder, base.family, base.targets, 64, torch.float32, "cpu", base.sha256)
         pack = packs.packs(loras)
         (answer,) = answers(self.module, {**inputs(self.bench), "lora_a": pack.lora_a, "lora_b": pack.lora_b})
         return answer

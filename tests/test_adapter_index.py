@@ -18,15 +18,10 @@ from families.adapters import (
     AdapterEntry,
     AdapterError,
     AdapterIndex,
-    Applied,
-    Lora,
-    applied_of,
-    applied_text,
     check_words,
     index_text,
-    loras_of,
-    name_of,
 )  # fmt: skip
+from families.loras import Applied, Lora, applied_of, applied_text, loras_of
 from families.spec import InvalidRequest
 from families.wording import INDUSTRIES, STYLES
 
@@ -105,8 +100,6 @@ def test_an_index_that_is_not_json_is_damaged(content: bytes, tmp_path: Path) ->
 def test_the_industries_and_styles_have_names_and_are_good_words() -> None:
     for words in (*INDUSTRIES, *STYLES):
         check_words("industry", words)
-        assert loras_of(json.dumps([{"name": name_of(words)}]))
-    assert name_of("real estate") == "real-estate"
 
 
 @pytest.mark.parametrize(
@@ -119,13 +112,14 @@ def test_words_that_could_hide_something_are_refused(words: str) -> None:
 
 def test_the_adapters_of_a_request() -> None:
     text = '[{"name": "food", "scale": 0.5}, {"name": "real-estate"}, {"name": "a_1", "scale": -2}]'
-    assert loras_of(text) == (Lora("food", 0.5), Lora("real-estate", 1.0), Lora("a_1", -2.0))
+    assert loras_of(text) == (Lora("food", 0.5), Lora("real-estate"), Lora("a_1", -2.0))
     assert loras_of("") == loras_of(" \n") == loras_of("[]") == ()
 
 
 BAD_LORAS = {
     "food": "'food' is not JSON",
-    "[" * 100_000: "is not JSON",
+    "[" * 4_000: "is not JSON",
+    "[" * 5_000: "loras has 5000 characters; at most 4096",
     '{"name": "food"}': "is not a list of at most 8",
     json.dumps([{"name": f"a{n}"} for n in range(9)]): "is not a list of at most 8",
     '["food"]': "'food' in loras is not an object of name",
@@ -135,11 +129,10 @@ BAD_LORAS = {
     '[{"name": null}]': "name 'None' in loras is not of the form",
     '[{"name": "food", "scale": true}]': "scale 'True' of food in loras is not a number in -2..2",
     '[{"name": "food", "scale": "1"}]': "scale '1' of food",
-    '[{"name": "food", "scale": null}]': "scale 'None' of food",
     '[{"name": "food", "scale": NaN}]': "food's scale nan is not in -2..2",
     '[{"name": "food", "scale": -Infinity}]': "food's scale -inf is not in -2..2",
     '[{"name": "food", "scale": 2.01}]': "food's scale 2.01 is not in -2..2",
-    f'[{{"name": "food", "scale": {"9" * 5000}}}]': "food's scale inf is not in -2..2",
+    f'[{{"name": "food", "scale": {"9" * 4000}}}]': "food's scale inf is not in -2..2",
     '[{"name": "food"}, {"name": "food", "scale": 2}]': "names food twice",
 }
 
@@ -167,7 +160,7 @@ JSON = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS
 @given(JSON)
 def test_any_json_is_adapters_or_an_invalid_request(value: Any) -> None:
     try:
-        assert all(-2 <= lora.scale <= 2 for lora in loras_of(json.dumps(value)))
+        assert all(lora.scale is None or -2 <= lora.scale <= 2 for lora in loras_of(json.dumps(value)))
     except InvalidRequest:
         pass
 

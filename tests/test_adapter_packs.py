@@ -15,15 +15,19 @@ from torch import Tensor
 
 from diffusion.adapters import AdapterError, Pack, Packs, packs, stacked
 from families import FLUX
-from families.adapters import AdapterEntry, AdapterIndex, Applied, Lora, index_text
+from families.adapters import AdapterEntry, AdapterIndex, index_text
 from families.hashes import sha256_of_file
 from families.layers import LoraTarget
+from families.loras import Applied, Lora
 from families.spec import InvalidRequest
 
 TARGETS = (LoraTarget("a", 3, 5, 0, 0), LoraTarget("b.c", 4, 2, 3, 5), LoraTarget("c", 6, 7, 7, 7))
 SUM_IN, SUM_OUT = 13, 14
 PREFIX = "transformer."
 Products = dict[str, Tensor]  # of B A by module
+
+
+DENOISER = "d" * 64  # hash of the weights that the engine has
 
 
 class Shelf:
@@ -66,7 +70,7 @@ class Shelf:
     def packs(
         self, max_rank: int = 64, dtype: torch.dtype = torch.float32, cache_bytes: int = 2**20
     ) -> Packs:
-        return Packs(self.folder, FLUX, TARGETS, max_rank, dtype, "cpu", cache_bytes)
+        return Packs(self.folder, FLUX, TARGETS, max_rank, dtype, "cpu", DENOISER, cache_bytes)
 
 
 @pytest.fixture
@@ -106,12 +110,6 @@ def test_no_adapter_is_zeros_of_the_smallest_rank(shelf: Shelf) -> None:
     assert not pack.lora_a.any() and not pack.lora_b.any() and pack.applied == ()
 
 
-def test_scale_0_is_zeros_and_is_told(shelf: Shelf) -> None:
-    pack = shelf.packs().packs([Lora("all", 0.0)])
-    assert not pack.lora_b.any() and pack.lora_a.any()
-    assert [(applied.name, applied.scale) for applied in pack.applied] == [("all", 0.0)]
-
-
 @pytest.mark.parametrize(
     ("ranks", "max_rank", "wanted"),
     [
@@ -132,7 +130,7 @@ def test_ranks_are_filled_up_to_a_bucket(
 
 
 def test_ranks_above_the_largest_are_refused_with_all_of_them(shelf: Shelf) -> None:
-    with pytest.raises(InvalidRequest, match="more than 7: all 3, some 5"):
+    with pytest.raises(InvalidRequest, match="more than 7: all of rank 3, some of rank 5"):
         shelf.packs(max_rank=7).packs([Lora("all"), Lora("some")])
 
 
@@ -145,7 +143,7 @@ def test_an_unknown_adapter_is_refused_with_the_choices(shelf: Shelf) -> None:
     with pytest.raises(InvalidRequest, match="a00, .*, a19 and 12 more$"):
         shelf.packs().packs([Lora("fod")])
     with pytest.raises(InvalidRequest, match="choices: none$"):
-        Packs(shelf.folder / "none", FLUX, TARGETS, 4, torch.float32, "cpu").packs([Lora("all")])
+        Packs(shelf.folder / "none", FLUX, TARGETS, 4, torch.float32, "cpu", DENOISER).packs([Lora("all")])
 
 
 def test_rows_of_a_stack_are_the_packs(shelf: Shelf) -> None:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from diffusion.adapters import Packs
 from families import FLUX, SDXL
-from families.adapters import AdapterError, AdapterIndex, Lora
+from families.adapters import AdapterError, AdapterIndex
+from families.loras import Lora
 from finetune import __main__ as finetune
 from finetune.store import Base, Said, Store, open_base
 
@@ -61,7 +62,7 @@ def test_a_file_of_another_checkpoint_is_refused_unless_told(
     )
     with pytest.raises(AdapterError, match=f"trained on flux-big {other[:12]}.*--any-checkpoint"):
         store.add(path, "toys", base, Said())
-    assert store.add(path, "toys", base, Said(), any_checkpoint=True).checkpoint_sha256 == other
+    assert store.add(path, "toys", base, Said(), any_checkpoint=True).checkpoint_sha256 == base.sha256
     right = written(tmp_path / "b.safetensors", peft(base, seed=2), checkpoint_sha256=base.sha256)
     assert store.add(right, "games", base, Said()).checkpoint_sha256 == base.sha256
 
@@ -110,7 +111,7 @@ def test_many_adds_at_once_lose_none_while_readers_see_whole_stores(base: Base, 
     paths = [written(tmp_path / f"{n}.safetensors", peft(base, seed=n)) for n in range(12)]
 
     def read() -> int:
-        packs, most = Packs(store.folder, FLUX, base.targets, 16, torch.float32, "cpu"), 0
+        packs, most = Packs(store.folder, FLUX, base.targets, 16, torch.float32, "cpu", base.sha256), 0
         index = AdapterIndex(store.folder)
         while not done.is_set():
             names = [*index.entries("flux")]

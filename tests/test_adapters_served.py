@@ -144,7 +144,9 @@ def test_the_answer_proves_what_was_applied(service: Service) -> None:
 def test_ranks_beyond_the_engine_are_refused_with_their_names(service: Service) -> None:
     """Straight to Triton: the gateway leaves ranks to the engine that takes them."""
     adapter_files.add(service.store, "flux-tiny", "rank-60", 60, seed=60)
-    with pytest.raises(grpc.InferenceServerException, match="more than 64: rank-60 60, rank-8 8"):
+    with pytest.raises(
+        grpc.InferenceServerException, match="more than 64: rank-60 of rank 60, rank-8 of rank 8"
+    ):
         rows(service, "flux", [[("rank-60", 1.0), ("rank-8", 1.0)]] * 4)
     with pytest.raises(grpc.InferenceServerException, match="'rank-3'"):
         rows(service, "flux", [[("rank-3", 1.0)]] * 4)

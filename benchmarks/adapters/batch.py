@@ -19,7 +19,7 @@ from diffusion.flux import FluxPicture, FluxText
 from diffusion.sdxl import SdxlPicture, SdxlText
 from diffusion.settings import Settings
 from export.checkpoint import open_checkpoint
-from families.adapters import Lora
+from families.loras import Lora
 
 SIZE = 128
 # Adapter -> rank. Four of one rank; and four of whom the batch has the largest's.
@@ -60,7 +60,8 @@ class Loop:
 
 def packs_of(engine: Denoiser, folder: Path) -> Packs:
     layout, targets = engine.layout, engine.layout.targets(engine.component)
-    return Packs(folder, engine.family, targets, layout.max_rank, torch.float32, "cpu")
+    sha256 = layout.checkpoint.denoiser_sha256
+    return Packs(folder, engine.family, targets, layout.max_rank, torch.float32, "cpu", sha256)
 
 
 def of_checkpoint(folder: Path, store: Path, rounds: int, steps: int) -> Iterator[Row]:

@@ -17,8 +17,8 @@ from benchmarks.adapters.made import store_of
 from benchmarks.adapters.turns import Row
 from benchmarks.inputs import ELEMENTS, VALUES
 from families import FLUX, TensorSpec
-from families.adapters import Lora, loras_text
 from families.lora import LORAS
+from families.loras import Lora, loras_text
 from families.spec import NUMPY_DTYPES
 from families.tasks import TEXT_TO_IMAGE
 from serving import EmbeddedTriton

@@ -25,7 +25,8 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.layout import Layout
 from export.targets import TARGETS
 from export.wrappers import WRAPPERS
-from families.adapters import AdapterIndex, Lora
+from families.adapters import AdapterIndex
+from families.loras import Lora
 
 # FLUX.1-dev's 19 + 38 blocks, which count here, in a width that does not.
 FULL = topology(blocks=19, single_blocks=38, heads=2, axes_dims_rope=(4, 6, 6))
@@ -56,7 +57,15 @@ class Place:
         """With nothing in its cache."""
         family, layout = self.layout.family, self.layout
         targets = layout.targets(family.denoiser)
-        return Packs(self.index.folder, family, targets, layout.max_rank, torch.float32, "cpu")
+        return Packs(
+            self.index.folder,
+            family,
+            targets,
+            layout.max_rank,
+            torch.float32,
+            "cpu",
+            self.checkpoint.denoiser_sha256,
+        )
 
     def transformer(self) -> FluxTransformer2DModel:
         return FluxTransformer2DModel.from_pretrained(self.checkpoint.folder / "transformer")

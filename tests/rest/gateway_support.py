@@ -25,6 +25,7 @@ from gateway.samples import ORDERS, Order
 from gateway.server import background
 from gateway.settings import Settings
 
+DENOISER = "d" * 64  # hash of the served weights
 PARAMETERS = {
     "checkpoint": "stand-in",
     "native_size": "64",
@@ -32,6 +33,8 @@ PARAMETERS = {
     "max_size": "128",
     "size_multiple": "16",
     "max_sequence_length": "64",
+    "max_rank": "16",
+    "denoiser_sha256": DENOISER,
 }
 
 

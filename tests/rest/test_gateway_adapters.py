@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_support import Gateway, gateway_before, is_problem
+from gateway_support import DENOISER, Gateway, Liar, gateway_before, is_problem, listening
 
 from families.adapters import FILE_NAME, AdapterEntry, index_text
 from families.wording import INDUSTRIES
@@ -17,8 +17,8 @@ from serving import EmbeddedTriton
 
 
 def entry(**facts: Any) -> AdapterEntry:
-    known = {"sha256": "a" * 64, "source_sha256": "b" * 64, "format": "diffusers", "checkpoint": "flux-tiny"}
-    return AdapterEntry(rank=4, modules=2, **{**known, **facts})
+    known = {"sha256": "a" * 64, "source_sha256": "b" * 64, "format": "diffusers", "checkpoint": "stand-in"}
+    return AdapterEntry(**{"rank": 4, "modules": 2, "checkpoint_sha256": DENOISER, **known, **facts})
 
 
 STORE = {
@@ -26,6 +26,8 @@ STORE = {
         "food": entry(industry="food", scale=0.8),
         "gold": entry(style="luxury"),
         "grain": entry(),
+        "wide": entry(rank=16),
+        "elsewhere": entry(industry="travel", checkpoint="flux-big", checkpoint_sha256="e" * 64),
     },
     "sdxl": {"food-of-sdxl": entry(industry="food")},
 }
@@ -71,6 +73,10 @@ SELECTIONS: list[tuple[dict[str, Any], dict[str, float]]] = [
     ({"loras": [{"name": "food"}]}, {"food": 0.8}),
     ({"industry": "food", "loras": [{"name": "grain", "scale": -0.5}]}, {"food": 0.8, "grain": -0.5}),
     ({"industry": "food", "loras": [{"name": "food", "scale": 0}]}, {"food": 0.0}),
+    (
+        {"industry": "travel", "loras": [{"name": "wide", "scale": 0}, {"name": "grain"}]},
+        {"wide": 0.0, "grain": 1.0},
+    ),
 ]
 
 
@@ -89,12 +95,59 @@ def test_a_form_writes_adapters_as_json(shop: Gateway) -> None:
     answer = shop.http.post("/generate-image", files={name: (None, text) for name, text in fields.items()})
     assert answer.status_code == 200, answer.text
     assert [(lora["name"], lora["scale"]) for lora in answer.json()["loras"]] == [("grain", 0.5)]
-    bad = shop.http.post("/generate-image", files={"prompt": (None, "a mug"), "loras": (None, "grain")})
-    is_problem(bad, 422, "loras", "not JSON")
+    for text in ("grain", "[" * 60_000):
+        bad = shop.http.post("/generate-image", files={"prompt": (None, "a mug"), "loras": (None, text)})
+        is_problem(bad, 422, "loras", "not JSON")
+
+
+def test_industry_style_and_names_together_have_a_limit(shop: Gateway, store: Path) -> None:
+    many = {f"a{place}": entry(rank=1) for place in range(8)}
+    write(store, {"flux": {**STORE["flux"], **many}})
+    asked = {"prompt": "a mug", "loras": [{"name": name} for name in many]}
+    assert shop.post(**asked).status_code == 200
+    is_problem(shop.post(industry="food", **asked), 422, "loras", "9 adapters are too many", "at most 8")
+
+
+def test_an_engine_without_adapters_draws_industries_by_their_words(
+    triton: EmbeddedTriton, store: Path, tmp_path: Path
+) -> None:
+    liar = Liar()
+    liar.parameters["max_rank"] = "0"
+    with (
+        listening(liar) as url,
+        gateway_before(url, tmp_path / "images", adapters=store) as gateway,
+    ):
+        answer = gateway.post(prompt="a mug", industry="food").json()
+        assert answer["loras"] == [] and answer["prompt"] == "a mug, for the food industry"
+        refused = gateway.post(prompt="a mug", loras=[{"name": "food"}])
+        is_problem(refused, 422, "loras", "this engine takes no adapters", "food")
+
+
+def test_every_adapter_is_listed(shop: Gateway) -> None:
+    listed = {(lora["model"], lora["name"]): lora for lora in shop.http.get("/loras").json()}
+    assert {*listed} == {(model, name) for model, adapters in STORE.items() for name in adapters}
+    assert listed["flux", "food"] == {
+        "model": "flux",
+        "name": "food",
+        "scale": 0.8,
+        "industry": "food",
+        "style": None,
+        "trigger": None,
+        "checkpoint": "stand-in",
+        "sha256": "a" * 64,
+    }
 
 
 REFUSED: dict[str, tuple[Any, list[str]]] = {
-    "unknown": ([{"name": "mining"}], ["loras", "flux has no adapter 'mining'", "food, gold, grain"]),
+    "unknown": (
+        [{"name": "mining"}],
+        ["loras", "flux has no adapter 'mining'", "elsewhere, food, gold"],
+    ),
+    "of another checkpoint": ([{"name": "elsewhere"}], ["adapter elsewhere was trained on flux-big"]),
+    "too much rank": (
+        [{"name": "wide"}, {"name": "grain"}],
+        ["more than 16", "wide of rank 16", "grain of rank 4"],
+    ),
     "of the other model": ([{"name": "food-of-sdxl"}], ["flux has no adapter 'food-of-sdxl'"]),
     "a path": ([{"name": "../grain"}], ["loras.0.name", "pattern"]),
     "a line more": ([{"name": "grain\n"}], ["loras.0.name", "pattern"]),

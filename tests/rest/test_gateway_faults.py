@@ -100,6 +100,7 @@ def with_extra_output() -> service_pb2.ModelInferResponse:
 
 
 PIXELS, TOKENS, APPLIED = good_reply().raw_output_contents
+NAMELESS = b'[{"name": 1, "sha256": "", "scale": 1.0, "modules_applied": 1, "modules": 1}]'
 LIES = {
     "no bytes": (with_content(b"", TOKENS, APPLIED), ["images", "byte length 0", "12288"]),
     "a byte short": (with_content(PIXELS[:-1], TOKENS, APPLIED), ["images", "byte length 12287", "12288"]),
@@ -123,6 +124,7 @@ LIES = {
     "no text": (with_content(PIXELS, TOKENS, b""), ["applied_loras", "number of texts 0", "1"]),
     "applied: no JSON": (good_reply(applied=b"technology"), ["applied_loras"]),
     "applied: no facts": (good_reply(applied=b'[{"name": "food"}]'), ["applied_loras", "food"]),
+    "applied: no text": (good_reply(applied=NAMELESS), ["name 1"]),
     "applied: no UTF-8": (good_reply(applied=b"\xff"), ["applied_loras"]),
     "negative counts": (good_reply(tokens=np.full((1, 2, 2), -1, np.int32)), ["prompt_tokens", "negative"]),
 }
