@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from finetune import adapters, checker, evaluate, evaluate_image, pretrain
+from finetune import adapters, checker, evaluate, evaluate_image, options, pretrain
 from finetune.stages import STAGES
 
 CACHE = Path("build/pictures")
@@ -82,10 +82,14 @@ def _add_evaluate_image(commands: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for add in (_add_pretrain, _add_checker, _add_evaluate, _add_evaluate_image, adapters.add_commands):
+    own = (_add_pretrain, _add_checker, _add_evaluate, _add_evaluate_image)
+    for add in (*own, *options.ADD, adapters.add_commands):
         add(commands)
-    options = parser.parse_args()
-    options.run(options)
+    chosen = parser.parse_args()
+    try:
+        chosen.run(chosen)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

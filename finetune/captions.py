@@ -94,6 +94,20 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return ", ".join([rng.choice(OPENINGS) + where, *_marks(scene, rng)])
 
 
+LEVELS = ("short", "medium", "full")
+
+
+def levelled_caption(scene: Scene, level: str, rng: random.Random) -> str:
+    """A caption: "short" names product and colour, "medium" background and industry too, "full" all.
+
+    Looks are never described: what every caption leaves out is what an adapter learns.
+    """
+    if level == "full":
+        return full_caption(scene, rng)
+    thing = _thing(scene, rng, coloured=True)
+    return thing if level == "short" else ", ".join([_placed(thing, scene, rng), *_marks(scene, rng)])
+
+
 def held_out_prompts() -> list[tuple[Scene, str]]:
     """The 200 evaluation prompts: each names a held-out combination of product, colour and background."""
     return [

@@ -18,24 +18,23 @@ WEIGHTS = Path("assets/checker/checker.safetensors")
 STEPS, BATCH, LEARNING_RATE = 1500, 48, 3e-3
 
 
+def body() -> nn.Sequential:
+    """NCHW in [-1, 1], 128 x 128 pixels -> features [N, 128]."""
+    widths = (3, 16, 32, 64, 96)
+    blocks = [
+        nn.Sequential(nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.SiLU())
+        for inner, outer in zip(widths, widths[1:], strict=False)
+    ]
+    last = (nn.Conv2d(96, 128, 3, 2, 1), nn.SiLU(), nn.Flatten(), nn.Linear(128 * 4 * 4, 128), nn.SiLU())
+    return nn.Sequential(*blocks, *last)
+
+
 class Checker(nn.Module):
     """Convolutions, then one linear head for each attribute; input NCHW in [-1, 1], 128 x 128 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 16, 32, 64, 96)
-        blocks = [
-            nn.Sequential(nn.Conv2d(inner, outer, 3, 2, 1), nn.BatchNorm2d(outer), nn.SiLU())
-            for inner, outer in zip(widths, widths[1:], strict=False)
-        ]
-        self.body = nn.Sequential(
-            *blocks,
-            nn.Conv2d(96, 128, 3, 2, 1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(128 * 4 * 4, 128),
-            nn.SiLU(),
-        )
+        self.body = body()
         self.heads = nn.ModuleDict(
             {name: nn.Linear(128, len(choices)) for name, choices in ATTRIBUTES.items()}
         )
@@ -57,7 +56,7 @@ def save(checker: Checker, path: Path = WEIGHTS) -> None:
     save_file(checker.state_dict(), path)
 
 
-def _degrade(pictures: torch.Tensor) -> torch.Tensor:
+def degrade(pictures: torch.Tensor) -> torch.Tensor:
     """Random blur, noise and shifts, so that a decoder's softness does not decide the answer."""
     if torch.rand(()) < 0.5:
         small = nn.functional.avg_pool2d(pictures, 2)
@@ -75,7 +74,7 @@ def train(cache: Path, count: int = 12_000) -> Checker:
     schedule, rng = one_cycle(optimizer, LEARNING_RATE, STEPS), np.random.default_rng(1)
     for _ in tqdm(range(STEPS), desc="checker", mininterval=10):
         seeds = rng.integers(0, count, BATCH)
-        logits = checker(_degrade(as_model_input(source[seeds])))
+        logits = checker(degrade(as_model_input(source[seeds])))
         wanted = targets([sample_scene(int(seed)) for seed in seeds])
         loss = torch.stack(
             [nn.functional.cross_entropy(logits[name], wanted[name]) for name in ATTRIBUTES]

@@ -15,7 +15,14 @@ from finetune.draw import draw
 from finetune.scene import ATTRIBUTES, Scene, held_out_scenes, sample_scene
 
 Pixels = npt.NDArray[np.uint8]
-DRAWING = ("scene", "canvas", "products", "marks", "draw")  # the modules that decide what a picture is
+DRAWING = (
+    "scene",
+    "canvas",
+    "products",
+    "marks",
+    "looks",
+    "draw",
+)  # the modules that decide what a picture is
 
 
 def _version() -> str:

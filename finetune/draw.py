@@ -6,6 +6,7 @@ import random
 
 from PIL import Image
 
+from finetune import looks
 from finetune.canvas import Frame, Shades, glow, light_from_left, mix, ramp, soft_shadow
 from finetune.marks import STYLE_MARKS, badge
 from finetune.products import DRAWERS
@@ -36,11 +37,16 @@ def _place(scene: Scene, rng: random.Random) -> tuple[tuple[float, float], float
     return (0.5 + rng.uniform(-0.05, 0.05), bottom - scale), scale, rng.random() < 0.3
 
 
-def draw(scene: Scene, size: int = 512, supersample: int = 2) -> Image.Image:
-    """The RGB picture of `scene`, size x size, antialiased by drawing `supersample` times larger."""
+def draw(scene: Scene, size: int = 512, supersample: int = 2, look: str | None = None) -> Image.Image:
+    """The RGB picture of `scene`, size x size, antialiased by drawing `supersample` times larger.
+
+    `look` is the industry whose look (see `looks`) lies over the background, whatever the badge says.
+    """
     rng = random.Random(f"draw {scene.seed}")
     large = size * supersample
     picture = _backdrop(scene, large, rng)
+    if look:
+        picture = looks.apply(picture, look)
     if scene.style:
         picture = STYLE_MARKS[scene.style](picture, rng)
     centre, scale, mirror = _place(scene, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ ASKED = ("product", "colour", "background")  # what every evaluation prompt name
 BATCH = 20
 
 
-def load(checkpoint: Path) -> DiffusionPipeline:
-    """Stock diffusers' pipeline of `checkpoint` in float32, silent."""
-    pipeline = DiffusionPipeline.from_pretrained(checkpoint, dtype=torch.float32)
+def load(checkpoint: Path, dtype: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """Stock diffusers' pipeline of `checkpoint`, silent."""
+    pipeline = DiffusionPipeline.from_pretrained(checkpoint, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -32,25 +33,32 @@ def family_of(pipeline: DiffusionPipeline) -> FamilySpec:
     return next(family for family in FAMILIES.values() if family.pipeline == type(pipeline).__name__)
 
 
-def seeded(first: int, count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(first, first + count)]
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def generate(pipeline: DiffusionPipeline, prompts: list[str], steps: int, guidance: float) -> Pixels:
-    """[N, 128, 128, 3] uint8; prompt n is drawn with seed n."""
-    rows = list[Image.Image]()
+def generate(
+    pipeline: DiffusionPipeline,
+    prompts: list[str],
+    steps: int,
+    guidance: float,
+    seeds: Sequence[int] | None = None,
+    size: int = 128,
+) -> Pixels:
+    """[N, size, size, 3] uint8; prompt n is drawn with seed n of `seeds`, or with seed n."""
+    rows, numbers = list[Image.Image](), range(len(prompts)) if seeds is None else seeds
     flux = isinstance(pipeline, FluxPipeline)
     extra = {"max_sequence_length": pipeline.tokenizer_2.model_max_length} if flux else {}
-    for start in tqdm(range(0, len(prompts), BATCH), desc="generate"):
-        batch = prompts[start : start + BATCH]
+    for start in tqdm(range(0, len(prompts), BATCH), desc="generate", mininterval=10, leave=False):
+        batch = slice(start, start + BATCH)
         rows += pipeline(
-            batch, height=128, width=128, num_inference_steps=steps, guidance_scale=guidance,
-            generator=seeded(start, len(batch)), **extra,
+            prompts[batch], height=size, width=size, num_inference_steps=steps, guidance_scale=guidance,
+            generator=generators(numbers[batch]), **extra,
         ).images  # fmt: skip
     return np.stack([np.asarray(picture) for picture in rows])
 
 
-def grid(pixels: Pixels, columns: int) -> Image.Image:
+def grid(pixels: Sequence[Pixels], columns: int) -> Image.Image:
     """Pictures side by side, `columns` in a row."""
     rows = [
         np.concatenate(list(pixels[start : start + columns]), axis=1)

@@ -21,7 +21,7 @@ from finetune.captions import full_caption
 from finetune.checker import Checker
 from finetune.dataset import Pixels
 from finetune.draw import draw
-from finetune.evaluate import family_of, load, seeded
+from finetune.evaluate import family_of, generators, load
 from finetune.scene import COLOURS, Scene, held_out_scenes
 
 PAIRS = 50
@@ -84,7 +84,7 @@ def repaint(
         rows += pipeline(
             batch, image=[Image.fromarray(base) for base in bases[start : start + BATCH]],
             strength=strength, num_inference_steps=steps, guidance_scale=guidance,
-            generator=seeded(start, len(batch)), **extra,
+            generator=generators(range(start, start + len(batch))), **extra,
         ).images  # fmt: skip
     return np.stack([np.asarray(picture) for picture in rows])
 

@@ -75,19 +75,19 @@ def build_transformer() -> FluxTransformer2DModel:
 
 def predict(
     model: FluxTransformer2DModel, noisy: torch.Tensor, text: Condition, sigma: torch.Tensor,
-    guidance: torch.Tensor,
+    guidance: torch.Tensor | None,
 ) -> torch.Tensor:  # fmt: skip
     """The velocity of packed latents `noisy` [B, tokens, 64] of square pictures at noise levels `sigma`."""
     side = 2 * math.isqrt(noisy.shape[1])
     embeds, pooled = text
     return model(
         hidden_states=noisy, encoder_hidden_states=embeds, pooled_projections=pooled, timestep=sigma,
-        guidance=guidance, img_ids=image_ids(side, side), txt_ids=torch.zeros(embeds.shape[1], 3),
-        return_dict=False,
+        guidance=guidance, img_ids=image_ids(side, side).to(noisy.device),
+        txt_ids=torch.zeros(embeds.shape[1], 3, device=noisy.device), return_dict=False,
     )[0]  # fmt: skip
 
 
-def _noise_levels(batch: int, uniform: bool) -> torch.Tensor:
+def noise_levels(batch: int, uniform: bool) -> torch.Tensor:
     """[batch], one from each quantile: less noise in the gradient."""
     quantiles = (torch.randperm(batch) + torch.rand(batch)) / batch
     if uniform:
@@ -119,7 +119,7 @@ class StraightBatch(Batch):
     def draw(cls, latents: torch.Tensor, size: int, uniform: bool, rng: random.Random) -> StraightBatch:
         seeds = [rng.randrange(len(latents)) for _ in range(size)]
         clean, guidance = latents[seeds], torch.empty(size).uniform_(*GUIDANCE)
-        noise, sigma = torch.randn_like(clean), _noise_levels(size, uniform)
+        noise, sigma = torch.randn_like(clean), noise_levels(size, uniform)
         return cls(seeds, torch.lerp(clean, noise, sigma[:, None, None]), sigma, guidance, clean, noise)
 
 

@@ -51,13 +51,22 @@ class Run:
         """
         path = self._folder / "state.pt"
         if not path.exists():
-            return 0
+            return self._from(0)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["phase"] != asdict(self._phase):
             raise ValueError(f"{path} is of {state['phase']}, not of {self._phase}: remove it to start anew")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        return int(state["step"])
+        return self._from(int(state["step"]))
+
+    def _from(self, step: int) -> int:
+        """Forgets the curves' rows of steps after `step`, which will be made again."""
+        path = self._folder / "curves.jsonl"
+        rows = path.read_text().splitlines() if path.exists() else []
+        kept = [row for row in rows if json.loads(row)["step"] <= step]
+        if len(kept) < len(rows):
+            path.write_text("".join(f"{row}\n" for row in kept))
+        return step
 
     def log(self, **row: float) -> None:
         with (self._folder / "curves.jsonl").open("a") as lines:
@@ -91,7 +100,7 @@ def one_cycle(
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, steps, pct_start=0.03, cycle_momentum=False)
 
 
-def _steps(phase: Phase, start: int) -> Iterator[int]:
+def seeded_steps(phase: Phase, start: int) -> Iterator[int]:
     """The steps left, with a progress bar on the first worker; each seeds torch by its number."""
     steps = range(start, phase.steps)
     bar = tqdm(steps, desc=phase.name, initial=start, total=phase.steps, mininterval=10)
@@ -127,8 +136,8 @@ def optimise(
             run.save(step, parts)
         losses.clear()
 
-    for step in _steps(phase, start):
-        losses.append(_descend(module, loss(step), optimizer))
+    for step in seeded_steps(phase, start):
+        losses.append(descend(module, loss(step), optimizer))
         schedule.step()
         average.update(module, step)
         if (step + 1) % every == 0 and step + 1 < phase.steps:
@@ -138,7 +147,8 @@ def optimise(
         record(phase.steps)
 
 
-def _descend(module: nn.Module, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+def descend(module: nn.Module, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+    """One step against `loss`, gradients clipped to a norm of 1; the loss as a number."""
     optimizer.zero_grad()
     loss.backward()
     average_gradients(module)

@@ -97,7 +97,7 @@ def _captions(seeds: list[int], rng: random.Random) -> list[str]:
     return ["" if rng.random() < CAPTION_DROPOUT / 2 else words for words in captions]
 
 
-def _timesteps(batch: int) -> torch.Tensor:
+def timesteps(batch: int) -> torch.Tensor:
     """int64 [batch] in 0..999, one from each quantile: less noise in the gradient."""
     return ((torch.randperm(batch) + torch.rand(batch)) / batch * 1000).long()
 
@@ -113,11 +113,11 @@ def train(model: UNet2DConditionModel, phase: Phase, latents: torch.Tensor, text
     def loss(step: int) -> torch.Tensor:
         rng = random.Random(f"{phase.name} {step} {rank()}")
         seeds = [rng.randrange(len(latents)) for _ in range(phase.batch_per_worker)]
-        clean, timesteps = latents[seeds], _timesteps(len(seeds))
-        alpha, noise = alphas[timesteps], torch.randn_like(clean)
+        clean, times = latents[seeds], timesteps(len(seeds))
+        alpha, noise = alphas[times], torch.randn_like(clean)
         noisy = alpha.sqrt()[:, None, None, None] * clean + (1 - alpha).sqrt()[:, None, None, None] * noise
         condition = dropped(text(_captions(seeds, rng)), rng)
-        error = predict(model, noisy, condition, timesteps, time_ids(len(seeds))) - noise
+        error = predict(model, noisy, condition, times, time_ids(len(seeds))) - noise
         snr = alpha / (1 - alpha)
         weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
         return (error.pow(2).mean(dim=(1, 2, 3)) * weights).mean()

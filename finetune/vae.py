@@ -58,8 +58,14 @@ def scaled_latents(vae: AutoencoderKL, pixels: Pixels) -> torch.Tensor:
     """uint8 [N, H, W, 3] -> scaled latents float32 [N, C, H/8, W/8], the posterior's modes."""
     vae, rows = vae.to(memory_format=torch.channels_last), []
     for start in tqdm(range(0, len(pixels), 8), desc="encode", mininterval=10):
-        rows.append(vae.encode(as_model_input(pixels[start : start + 8])).latent_dist.mode().contiguous())
-    return (torch.cat(rows) - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        rows.append(encode(vae, as_model_input(pixels[start : start + 8])))
+    return torch.cat(rows)
+
+
+def encode(vae: AutoencoderKL, frames: torch.Tensor) -> torch.Tensor:
+    """NCHW in [-1, 1] -> scaled latents [N, C, H/8, W/8], the posterior's modes."""
+    mode = vae.encode(frames).latent_dist.mode().contiguous()
+    return (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
 
 
 @torch.no_grad()

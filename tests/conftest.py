@@ -27,6 +27,16 @@ def random_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written("sdxl", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The industries' data set with three training pictures and a held-out one each. Only to be read."""
+    from finetune import sectors  # as below
+
+    folder = tmp_path_factory.mktemp("dataset")
+    sectors.make(folder, sectors.Numbers(train=3, held_out=1))
+    return folder
+
+
 def written(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from random_checkpoint import write  # here, because torch takes seconds to import
 
