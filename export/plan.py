@@ -118,9 +118,8 @@ class Plan(Layout):
             self.source_sha256,
             engine,
             where,
-            self.lora,
             self.ranges,
-            self.merge_of(component) and self.merged,
+            (self.lora, self.merged) if component.denoiser else None,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,15 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an adapter comes from; each field is a key of the file's metadata. Hashes are hex sha256."""
+    """Where an adapter comes from; each field is a key of the file's metadata, as `store.FACTS` has them.
+
+    Hashes are hex sha256; `checkpoint_sha256` is of the denoiser's weights (`hashes.sha256_of_weights`).
+    """
 
     industry: str
     trigger: str
-    base_checkpoint: str  # its folder's name
-    base_sha256: str
+    checkpoint: str  # its folder's name
+    checkpoint_sha256: str
     dataset_sha256: str
     step: int
 
@@ -71,16 +73,3 @@ def read_origin(path: Path) -> Origin:
         )
     texts = {name: metadata[name] for name in Origin.__dataclass_fields__}
     return Origin(**{**texts, "step": int(texts["step"])})
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """What an export's manifest calls `checkpoint_sha256`: the parts' files and model_index.json."""
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = [name for name, value in index.items() if isinstance(value, list) and value[0]]
-    files = [path for part in parts for path in (folder / part).rglob("*") if path.is_file()]
-    total = hashlib.sha256()
-    for path in sorted([*files, folder / "model_index.json"]):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
-    return total.hexdigest()

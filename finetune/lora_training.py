@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from torch import Tensor, nn
 
+from families.hashes import sha256_of_weights
 from finetune import adapter_file, manifest
 from finetune.adapter_file import Origin
 from finetune.dataset import Pixels
@@ -96,7 +97,7 @@ def train(job: Job, phase: LoraPhase) -> Path:
     objective = open_objective(job.checkpoint)
     pictures = Pictures(job.dataset, pairs, objective, phase.resolution)
     training = Training(objective, pictures, phase, job.output / f"{name}.run")
-    base = adapter_file.checkpoint_sha256(job.checkpoint)
+    base = sha256_of_weights(job.checkpoint / objective.component.folder)
     samples = Samples(objective, job, phase.resolution)
     final = job.output / f"{name}.safetensors"
     for step in training.run():

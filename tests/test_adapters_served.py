@@ -13,6 +13,7 @@ import adapter_files
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
+from PIL import Image
 from stock import STEPS, Stock, difference, load_adapter
 from tiny_service import ASSETS, Service
 
@@ -21,6 +22,8 @@ from families.adapters import AdapterError, AdapterIndex
 from families.hashes import sha256_of_file
 from families.tasks import TEXT_TO_IMAGE
 from finetune.dataset import Pixels
+from finetune.draw import draw
+from finetune.scene import sample_scene
 from finetune.store import Said, Store, open_base
 from gateway.demo import DemoError, fetch
 
@@ -69,6 +72,22 @@ def test_a_picture_is_stock_diffusers_own(
         theirs = stock[model](prompt, seed, guidance_scale=guidance, height=128, width=128)
         assert difference(ours, theirs) <= 1
         assert difference(ours, picture(service, prompt, [], model=model, seed=seed)) > 8
+
+
+@pytest.mark.parametrize("model", ["flux", "sdxl"])
+def test_a_picture_from_a_picture_is_stock_diffusers_own(
+    service: Service, stock: dict[str, Stock], model: str
+) -> None:
+    loras, guidance = CHOICES[-1], 3.5 if model == "flux" else 5.0
+    start = np.asarray(draw(sample_scene(3), 128))
+    names, scales = zip(*loras, strict=True)
+    stock[model].text.set_adapters(list(names), list(scales))
+    asked = [{"name": name, "scale": scale} for name, scale in loras]
+    fields = {"seed": 3, "strength": 0.7}
+    ours = service.picture(PROMPTS[0], start, model=model, loras=asked, num_inference_steps=STEPS, **fields)
+    size = {"height": 128, "width": 128} if model == "flux" else {}
+    theirs = stock[model](PROMPTS[0], image=Image.fromarray(start), guidance_scale=guidance, **size, **fields)
+    assert difference(ours, theirs) <= 1
 
 
 def test_no_adapter_leaves_a_trace(service: Service, stock: dict[str, Stock]) -> None:

@@ -71,8 +71,8 @@ def test_a_file_says_where_it_comes_from(trained: Job) -> None:
     assert read_origin(final(trained)) == Origin(
         industry="real estate",
         trigger="for the real estate industry",
-        base_checkpoint=trained.checkpoint.name,
-        base_sha256=open_checkpoint(trained.checkpoint).sha256(),
+        checkpoint=trained.checkpoint.name,
+        checkpoint_sha256=open_checkpoint(trained.checkpoint).denoiser_sha256,
         dataset_sha256=known["sha256"],
         step=4,
     )
@@ -257,7 +257,5 @@ def test_a_file_without_our_metadata_is_named(trained: Job, tmp_path: Path) -> N
     save_file(load_file(final(trained)), tmp_path / "bare.safetensors")
     with safe_open(tmp_path / "bare.safetensors", "pt") as file:
         assert not file.metadata()
-    with pytest.raises(
-        ValueError, match="bare.safetensors has no metadata industry, trigger, base_checkpoint"
-    ):
+    with pytest.raises(ValueError, match="bare.safetensors has no metadata industry, trigger, checkpoint"):
         read_origin(tmp_path / "bare.safetensors")

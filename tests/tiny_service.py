@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from families.adapters import FILE_NAME
 from finetune.dataset import Pixels
 from gateway.app import create_app
 from gateway.demo import fetch
@@ -70,7 +71,8 @@ def exported(name: str) -> Path:
 def running(folder: Path) -> Iterator[Service]:
     """Serves both checkpoints with a copy of the shipped adapters; logs and pictures go to `folder`."""
     store = folder / "adapters"
-    shutil.copytree(ADAPTERS, store)
+    shutil.copytree(ADAPTERS / "files", store / "files")
+    shutil.copy(ADAPTERS / FILE_NAME, store)
     with EmbeddedTriton(
         [exported(name) for name in NAMES], folder / "logs", Options(adapters=store)
     ) as triton:
