@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from diffusion.adapters.packs import Pack, Packs, stacked
 from diffusion.triton_adapter import Deployment, Outputs, Request, Stage
 from families import FamilySpec, InvalidRequest
-from families.adapters import store_folder
+from families.adapters import AdapterError, store_folder
 from families.layers import LoraTarget, lora_targets
 from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS
-from families.loras import Lora, applied_of, applied_text, loras_of
+from families.loras import Lora, applied_of, applied_text, loras_of, refused_text
 
 
 class LoraStage(Stage):
@@ -40,10 +39,19 @@ class LoraStage(Stage):
         return lora_targets(self.family, denoiser, {denoiser.folder: config})
 
     def run(self, request: Request) -> Outputs:
-        loras = [loras_of(text) for text in request.texts(LORAS.name)]
-        packs = [self.packs.packs(row) if self.max_rank else self.unread(row) for row in loras]
-        lora_a, lora_b = stacked(packs)
-        return {LORA_A: lora_a, LORA_B: lora_b, APPLIED_LORAS.name: self.told(packs)}
+        rows = [self.merged_or_refused(text) for text in request.texts(LORAS.name)]
+        lora_a, lora_b = stacked([pack for pack, _ in rows])
+        told = np.array([[text.encode()] for _, text in rows], dtype=np.object_)
+        return {LORA_A: lora_a, LORA_B: lora_b, APPLIED_LORAS.name: told}
+
+    def merged_or_refused(self, text: str) -> tuple[Pack, str]:
+        """The pack of one row and what it tells; zeros and a refusal, which the scheduler raises, if any."""
+        try:
+            loras = loras_of(text)
+            pack = self.packs.packs(loras) if self.max_rank else self.unread(loras)
+            return pack, applied_text((*self.merged, *pack.applied))
+        except (InvalidRequest, AdapterError) as error:
+            return self.packs.packs(()) if self.max_rank else self.unread(()), refused_text(error)
 
     def unread(self, loras: Sequence[Lora]) -> Pack:
         """What goes to an engine that takes no adapters; InvalidRequest if any is asked of it."""
@@ -53,8 +61,3 @@ class LoraStage(Stage):
                 f"{loras[0].name} cannot be applied: this engine takes no adapters; merged into it: {merged}"
             )
         return Pack(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), applied=())
-
-    def told(self, packs: list[Pack]) -> NDArray[np.object_]:
-        """What was applied to each row, [B, 1]: what is merged into the engine first."""
-        texts = [applied_text((*self.merged, *pack.applied)).encode() for pack in packs]
-        return np.array(texts, dtype=np.object_)[:, None]

@@ -22,7 +22,8 @@ from diffusion.errors import Cancelled, EngineError
 from diffusion.latents import BaseImage
 from diffusion.settings import Settings
 from families import ComponentSpec, FamilySpec, InvalidRequest, Range
-from families.lora import LORA_A, LORA_B
+from families.lora import APPLIED_LORAS, LORA_A, LORA_B
+from families.loras import check_applied
 from families.spec import NUMPY_DTYPES
 
 Outputs = Mapping[str, Tensor | NDArray[Any]]
@@ -172,7 +173,9 @@ def base_images(request: Request, count: int) -> list[BaseImage | None]:
 
 
 def packs(request: Request, deployment: Deployment) -> list[Pack | None]:
-    """Each row's pack; None where the engine takes no adapters."""
+    """Each row's pack; None where the engine takes no adapters. Raises what the `lora` stage refused."""
+    for text in request.texts(APPLIED_LORAS.name):
+        check_applied(text)
     if not deployment.integer("max_rank"):
         return [None] * len(request.array("seed"))
     rows = zip(request.rows(LORA_A), request.rows(LORA_B), strict=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import get_type_hints
 
-from families.adapters import LORA_SCALE, NAME, AdapterEntry, is_of
+from families.adapters import LORA_SCALE, NAME, AdapterEntry, AdapterError, is_of
 from families.spec import InvalidRequest
 
 MAX_LORAS = 8  # of one request
@@ -119,6 +119,18 @@ class Applied:
 def applied_text(adapters: Sequence[Applied]) -> str:
     """JSON that `applied_of` reads."""
     return json.dumps([asdict(adapter) for adapter in adapters])
+
+
+def refused_text(error: Exception) -> str:
+    """JSON in place of `applied_text`, where a request's adapters cannot be applied; see `check_applied`."""
+    return json.dumps({"refused": str(error), "invalid": isinstance(error, InvalidRequest)})
+
+
+def check_applied(text: str) -> None:
+    """Raises what `refused_text` was given: InvalidRequest or AdapterError; nothing for `applied_text`."""
+    said = json.loads(text)
+    if isinstance(said, dict):
+        raise (InvalidRequest if said["invalid"] else AdapterError)(said["refused"])
 
 
 def applied_of(text: str) -> tuple[Applied, ...]:

@@ -61,7 +61,7 @@ def ensembles(
 ) -> tuple[EnsembleSpec, EnsembleSpec]:
     """Both tasks: `text_steps` encode the prompt, the scheduler takes `conditions` and a size or an image."""
     size, image = ("height", "width"), ("image", "image_mean", "image_std", "strength")
-    conditions, outputs = (*conditions, LORA_A, LORA_B), (*outputs, APPLIED_LORAS)
+    conditions, outputs = (*conditions, LORA_A, LORA_B, APPLIED_LORAS.name), (*outputs, APPLIED_LORAS)
     settings, text_steps = (*settings, LORAS), (*text_steps, MERGE)
     return (
         EnsembleSpec(
