@@ -56,8 +56,9 @@ def _add(parser: argparse.ArgumentParser) -> Command:
     def run(options: argparse.Namespace) -> None:
         base = open_base(options.checkpoint)
         said = Said(options.industry, options.style, options.trigger, options.scale)
+        file = options.file.resolve()  # the hub's cache holds links; inside a store they are refused
         entry = Store(options.store).add(
-            options.file, options.name, base, said, options.replace, options.any_checkpoint
+            file, options.name, base, said, options.replace, options.any_checkpoint
         )
         print(_line(base.family.name, options.name, entry))
 

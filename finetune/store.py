@@ -205,7 +205,7 @@ def _step(text: str | None) -> int | None:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Writes `path` whole or not at all."""
+    """Writes `path` whole or not at all, also if the power fails."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -214,5 +214,15 @@ def _put(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """What was renamed in `folder` stays so if the power fails."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -143,6 +143,8 @@ def test_two_processes_add_at_once_and_the_commands_tell_of_it(
 ) -> None:
     monkeypatch.setenv("POSTPULSE_ADAPTERS", str(tmp_path / "store"))
     files = {n: written(tmp_path / f"{n}.safetensors", peft(base, seed=len(n))) for n in ("food", "games")}
+    (tmp_path / "link").symlink_to(files["games"])
+    files["games"] = tmp_path / "link"  # as in the hub's cache
     adds = [
         subprocess.Popen(
             [sys.executable, "-m", "finetune", *command(name, file, base)], stdout=subprocess.PIPE
