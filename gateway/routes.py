@@ -129,4 +129,5 @@ def _served(family: FamilySpec, served: Mapping[Order, Limits]) -> Served:
 @router.get("/")
 async def index() -> dict[str, str]:
     """Where to go from here."""
-    return {"generate": "/generate-image", "docs": "/docs", "industries": "/industries", "styles": "/styles"}
+    names = {"industries": "/industries", "styles": "/styles", "loras": "/loras"}
+    return {"generate": "/generate-image", "docs": "/docs", **names}

@@ -60,7 +60,7 @@ def test_a_file_of_another_checkpoint_is_refused_unless_told(
     path = written(
         tmp_path / "a.safetensors", peft(base, seed=1), checkpoint="flux-big", checkpoint_sha256=other
     )
-    with pytest.raises(AdapterError, match=f"trained on flux-big {other[:12]}.*--any-checkpoint"):
+    with pytest.raises(AdapterError, match=f"trained on 'flux-big' '{other[:12]}'.*--any-checkpoint"):
         store.add(path, "toys", base, Said())
     assert store.add(path, "toys", base, Said(), any_checkpoint=True).checkpoint_sha256 == base.sha256
     right = written(tmp_path / "b.safetensors", peft(base, seed=2), checkpoint_sha256=base.sha256)

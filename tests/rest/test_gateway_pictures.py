@@ -147,7 +147,7 @@ def test_the_public_address_replaces_the_requests_own(
 def test_readiness_shows_the_limits(gateway: Gateway) -> None:
     served = {
         "tasks": ["text_to_image", "image_to_image"], "checkpoint": "stand-in", "native_size": 64,
-        "min_size": 32, "max_size": 128, "size_multiple": 16, "max_sequence_length": 64,
+        "min_size": 32, "max_size": 128, "size_multiple": 16, "max_sequence_length": 64, "max_rank": 16,
     }  # fmt: skip
     assert gateway.http.get("/readyz").json() == {
         "status": "ready",
