@@ -72,7 +72,7 @@ def test_rows_of_different_adapters_are_compared_with_rows_of_one(
 ) -> None:
     ranks = {"small": 4, "middle": 8, "large": 16, "odd": 3}
     store_of(tmp_path / "adapters", checkpoint.folder, ranks)
-    packs = batch.packs_of(engines.lora, tmp_path / "adapters")
+    packs = batch.packs_of(engines.lora, tmp_path / "adapters", checkpoint)
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     loop = Loop(engines.lora, scheduler, packs, SIZE, steps=2)
     row = batch.measured(loop, ranks, rounds=1)

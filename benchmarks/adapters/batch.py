@@ -18,7 +18,7 @@ from diffusion.denoise import Inputs, Sample, denoise
 from diffusion.flux import FluxPicture, FluxText
 from diffusion.sdxl import SdxlPicture, SdxlText
 from diffusion.settings import Settings
-from export.checkpoint import open_checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
 from families.loras import Lora
 
 SIZE = 128
@@ -58,17 +58,18 @@ class Loop:
         return int(self.engine.layout.checkpoint.configs["vae"]["latent_channels"])
 
 
-def packs_of(engine: Denoiser, folder: Path) -> Packs:
+def packs_of(engine: Denoiser, folder: Path, checkpoint: Checkpoint) -> Packs:
+    """Of the store in `folder`, for `engine` with the weights of `checkpoint`."""
     layout, targets = engine.layout, engine.layout.targets(engine.component)
-    sha256 = layout.checkpoint.denoiser_sha256
-    return Packs(folder, engine.family, targets, layout.max_rank, torch.float32, "cpu", sha256)
+    where = torch.float32, "cpu", checkpoint.denoiser_sha256
+    return Packs(folder, engine.family, targets, layout.max_rank, *where)
 
 
 def of_checkpoint(folder: Path, store: Path, rounds: int, steps: int) -> Iterator[Row]:
     checkpoint = open_checkpoint(folder)
     engine = denoiser(checkpoint, checkpoint.folder, lora=True)
     store_of(store, folder, {**ONE_RANK, **RANKS})
-    loop = Loop(engine, load_scheduler(folder), packs_of(engine, store), SIZE, steps)
+    loop = Loop(engine, load_scheduler(folder), packs_of(engine, store, checkpoint), SIZE, steps)
     for ranks in (ONE_RANK, RANKS):
         yield measured(loop, ranks, rounds)
 
