@@ -28,6 +28,7 @@ from export.component import export_component
 from export.plan import Plan
 from export.targets import TARGETS
 from families import FLUX, SDXL
+from families.hashes import sha256_of_weights
 
 COMPONENTS = [component.name for component in FLUX.components]
 
@@ -66,7 +67,9 @@ def test_a_graph_has_the_spec_s_names_and_axes(exported: Path, component: str) -
         value.name: {i: d.dim_param for i, d in enumerate(value.type.tensor_type.shape.dim) if d.dim_param}
         for value in (*model.graph.input, *model.graph.output)
     }
-    assert dynamic == FLUX.component(component).dynamic_axes()
+    packs = {"lora_a": {0: "batch", 1: "rank"}, "lora_b": {0: "batch", 2: "rank"}}
+    wanted = FLUX.component(component).dynamic_axes()
+    assert dynamic == {**wanted, **(packs if component == "transformer" else {})}
 
 
 def test_weights_keep_their_names_and_layout(exported: Path, random_checkpoint: Path) -> None:
@@ -111,7 +114,7 @@ def test_the_vae_encoder_s_engine_gives_the_pipeline_s_posterior(
     np.testing.assert_allclose(std, (posterior.std * config.scaling_factor).numpy(), atol=1e-4)
 
 
-def test_configs_are_complete_and_tell_the_limits(exported: Path) -> None:
+def test_configs_are_complete_and_tell_the_limits(exported: Path, random_checkpoint: Path) -> None:
     configs = {
         path.parent.name: text_format.Parse(path.read_text(), ModelConfig())
         for path in exported.glob("models/*/config.pbtxt")
@@ -122,9 +125,12 @@ def test_configs_are_complete_and_tell_the_limits(exported: Path) -> None:
     }
     sizes = {"native_size": "128", "min_size": "64", "max_size": "512"}
     text = {"max_sequence_length": "64", "checkpoint": "flux-random"}
+    denoiser = sha256_of_weights(random_checkpoint / "transformer")
+    adapters = {"max_rank": "64", "denoiser_sha256": denoiser}
     for ensemble in ("flux_text_to_image", "flux_image_to_image"):
-        assert told.pop(ensemble) == {**sizes, **text, "size_multiple": "16"}
-    assert told.pop("flux_scheduler") == sizes
+        assert told.pop(ensemble) == {**sizes, **text, **adapters, "size_multiple": "16"}
+    assert told.pop("flux_scheduler") == {**sizes, "max_rank": "64"}
+    assert told.pop("flux_lora") == {**adapters, "merged_loras": "[]", "device": "cpu"}
     assert not any(told.values())
     assert {configs[f"flux_{component}"].backend for component in COMPONENTS} == {"onnxruntime"}
     assert all((exported / "models" / model / "1").is_dir() for model in configs)
@@ -244,7 +250,8 @@ def test_an_sdxl_repository_has_every_model_and_what_its_stages_read(sdxl_plan: 
     components = {SDXL.model_name(component) for component in SDXL.components}
     ensembles = {SDXL.ensemble_name(ensemble) for ensemble in SDXL.ensembles}
     models = {path.name for path in (tmp_path / "models").iterdir()}
-    assert models == {*components, *ensembles, "sdxl_tokenizer", "sdxl_scheduler"}
+    assert models == {*components, *ensembles, "sdxl_tokenizer", "sdxl_lora", "sdxl_scheduler"}
+    assert (tmp_path / "models" / "sdxl_lora" / "checkpoint" / "unet" / "config.json").is_file()
     scheduler = tmp_path / "models" / "sdxl_scheduler" / "checkpoint"
     assert zeros_for_empty_prompt(scheduler) and latent_channels(scheduler) == 4
     assert type(load_scheduler(scheduler)).__name__ == SDXL.schedulers[0]

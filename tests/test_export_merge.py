@@ -97,10 +97,11 @@ def test_int8_is_calibrated_with_the_adapters(checkpoint: Path, store: Path) -> 
 
 
 REFUSED = {
-    "unknown": (["three"], "unknown adapter 'three'; choices: one, two"),
+    "unknown": (["three"], "--merge-lora: (flux|sdxl) has no adapter 'three'; choices: one, two"),
+    "twice": (["one", "one:0.5"], "--merge-lora: one is named twice"),
     "no number": (["one:half"], "--merge-lora 'one:half': the scale is no number in -2..2"),
     "too strong": (["one:3"], "--merge-lora 'one:3'"),
-    "no name": ([":1"], "unknown adapter ''"),
+    "no name": ([":1"], "--merge-lora: (flux|sdxl) has no adapter ''"),
 }
 
 

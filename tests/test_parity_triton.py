@@ -27,6 +27,7 @@ DTYPES = {
     "width": "INT32",
     "image": "UINT8",
     "strength": "FP32",
+    "loras": "BYTES",
 }
 NUMPY = {
     "BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "UINT8": np.uint8
@@ -46,6 +47,7 @@ SHARED: dict[str, Any] = {
     "seed": [1],
     "num_inference_steps": [4],
     "guidance_scale": [3.5],
+    "loras": [""],
 }
 REQUESTS: dict[str, dict[str, Any]] = {
     TEXT: {**SHARED, "height": [128], "width": [128]},
@@ -94,7 +96,7 @@ def picture(client: grpc.InferenceServerClient, model: str = TEXT, **changes: li
 
 
 def stock(pipelines: dict[str, Any], model: str, changes: dict[str, list[Any]]) -> np.ndarray:
-    one = {name: values[0] for name, values in {**REQUESTS[model], **changes}.items()}
+    one = {name: values[0] for name, values in {**REQUESTS[model], **changes}.items() if name != "loras"}
     if "image" in one:
         one["height"], one["width"], _ = one["image"].shape
         one["image"] = Image.fromarray(one["image"])
@@ -179,7 +181,7 @@ def test_dropped_tokens_are_told(client: grpc.InferenceServerClient) -> None:
         ({"width": [528]}, r"width 528 is not in 64\.\.512"),
         ({"width": [64, 128]}, "width differs between a request's rows"),
         ({"seed": [1, 2, 3, 4, 5]}, "batch-size must be <= 4"),
-        ({"image": [base_image(128, 128)]}, "expected 6 inputs but got 7 .*'image'"),
+        ({"image": [base_image(128, 128)]}, "expected 7 inputs but got 8 .*'image'"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_server_goes_on(
@@ -198,14 +200,14 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(
         ({"image": [base_image(1, 1)]}, "flux_vae_encoder"),  # too small for its engine
         ({"image": [base_image(64, 64, channels=1)]}, "'image'.*Expected.*3.*got"),
         ({"image": [base_image(64, 64, channels=4)]}, "'image'.*Expected.*3.*got"),
-        ({"image": []}, "expected 6 inputs but got 5 .*'image'"),
-        ({"strength": []}, "expected 6 inputs but got 5 .*'strength'"),
+        ({"image": []}, "expected 7 inputs but got 6 .*'image'"),
+        ({"strength": []}, "expected 7 inputs but got 6 .*'strength'"),
         ({"strength": [0.0]}, r"strength 0\.0 is not in \(0, 1\]"),
         ({"strength": [-0.5]}, r"strength -0\.5 is not in \(0, 1\]"),
         ({"strength": [1.01]}, r"strength 1\.01 is not in \(0, 1\]"),
         ({"strength": [float("nan")]}, r"strength nan is not in \(0, 1\]"),
         ({"strength": [0.55, 0.2]}, r"strength 0\.2 of num_inference_steps 4 .* at least 0\.25"),
-        ({"height": [64]}, "expected 6 inputs but got 7 .*'height'"),
+        ({"height": [64]}, "expected 7 inputs but got 8 .*'height'"),
     ],
 )
 def test_a_bad_request_with_a_base_image_is_refused_too(
@@ -235,11 +237,18 @@ def test_a_bad_row_refuses_its_own_request_only(client: grpc.InferenceServerClie
 def directly(client: grpc.InferenceServerClient, fault: str, embeds: float, *more: str) -> None:
     """Asks flux_scheduler itself, of the tensors of either task that `more` names; `fault` is its answer."""
     given = {name: values for request in REQUESTS.values() for name, values in request.items()}
-    names = [name for name in (*SHARED, *more) if name != "prompt"]
+    names = [name for name in (*SHARED, *more) if name not in ("prompt", "loras")]
     tensors = [tensor(name, given[name]) for name in names]
-    for name, shape in (("prompt_embeds", (1, 64, 96)), ("pooled_prompt_embeds", (1, 64))):
+    tensors.append(grpc.InferInput("applied_loras", (1, 1), "BYTES"))
+    tensors[-1].set_data_from_numpy(np.array([[b"[]"]], np.object_))
+    for name, shape, value in (
+        ("prompt_embeds", (1, 64, 96), embeds),
+        ("pooled_prompt_embeds", (1, 64), embeds),
+        ("lora_a", (1, 4, 10_368), 0.0),
+        ("lora_b", (1, 13_376, 4), 0.0),
+    ):
         tensors.append(grpc.InferInput(name, shape, "FP32"))
-        tensors[-1].set_data_from_numpy(np.full(shape, embeds, np.float32))
+        tensors[-1].set_data_from_numpy(np.full(shape, value, np.float32))
     with pytest.raises(InferenceServerException, match=fault):
         client.infer("flux_scheduler", tensors, client_timeout=120)
     assert picture(client, num_inference_steps=[1]).shape == (1, 128, 128, 3)
@@ -282,7 +291,9 @@ def test_the_served_config_documents_tensors_and_limits(
 ) -> None:
     parameters = client.get_model_config(model, as_json=True)["config"]["parameters"]
     told = {name: value["string_value"] for name, value in parameters.items()}
-    assert {f"tensor.{name}" for name in (*REQUESTS[model], "images", "prompt_tokens")} <= set(told)
+    assert {
+        f"tensor.{name}" for name in (*REQUESTS[model], "images", "prompt_tokens", "applied_loras")
+    } <= set(told)
     assert (told["native_size"], told["size_multiple"], told["checkpoint"]) == ("128", "16", "flux-random")
     metadata = client.get_model_metadata(model)
     wanted = {name: DTYPES[name] for name in REQUESTS[model]}
