@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,10 +73,11 @@ def run(source: Path, output: Path, terms: Terms) -> Import:
                 result.pairs.append(_imported(path, output, terms, len(result.pairs), seen))
         except Refused as reason:
             result.refusals.append(Refusal(path.name, str(reason)))
+    if not result.pairs:
+        shutil.rmtree(output)  # nothing else was there: see above
+        raise ValueError(f"{source} has no pair that can be taken\n{result.report()}")
     (output / REPORT).write_text(json.dumps([asdict(refusal) for refusal in result.refusals], indent=1))
     Manifest(tuple(result.pairs)).write(output)
-    if not result.pairs:
-        raise ValueError(f"{source} has no pair that can be taken\n{result.report()}")
     return result
 
 

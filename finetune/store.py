@@ -117,6 +117,7 @@ class Store:
         """
         check_name(name)
         contents = files.read(file)
+        _check_family(contents, base)
         converted = convert(contents, base.family, base.targets, base.configs)
         try:
             entry = _entry(contents, converted, base, said, any_checkpoint)
@@ -169,6 +170,17 @@ class Store:
 
     def _write(self, families: Mapping[str, Mapping[str, AdapterEntry]]) -> None:
         _put(self.index.path, index_text(families).encode())
+
+
+def _check_family(contents: files.Contents, base: Base) -> None:
+    """AdapterError for a file in diffusers' form of another family's denoiser."""
+    for family in FAMILIES.values():
+        prefix = f"{family.denoiser.name}."
+        key = next((key for key in contents.tensors if key.startswith(prefix)), None)
+        if key and family is not base.family:
+            raise AdapterError(
+                f"{contents.path} is for {family.name} (it has {key[:80]}), {base.name} is {base.family.name}"
+            )
 
 
 def _entry(

@@ -75,7 +75,7 @@ def _listed(loras: object) -> object:
     try:
         return json.loads(loras)
     except (ValueError, RecursionError):
-        raise PydanticCustomError("not_json", 'not JSON; a list such as [{{"name": "food"}}]') from None
+        raise PydanticCustomError("not_json", 'not JSON; a list such as [{"name": "food"}]') from None
 
 
 def _once(loras: list[LoraChoice]) -> list[LoraChoice]:

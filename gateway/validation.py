@@ -7,7 +7,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 
 from gateway.problems import ErrorItem, Problem, shown
-from gateway.schemas import GenerateRequest
+from gateway.schemas import GenerateRequest, LoraChoice
 
 DETAILED_ERRORS = 3
 
@@ -26,7 +26,8 @@ def invalid(items: list[ErrorItem]) -> Problem:
 def _item(entry: Mapping[str, Any]) -> ErrorItem:
     kind, message = entry["type"], entry["msg"]
     if kind == "extra_forbidden":
-        message = f"unknown field; fields: {', '.join(GenerateRequest.model_fields)}"
+        model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
+        message = f"unknown field; fields: {', '.join(model.model_fields)}"
     loc = [part if isinstance(part, int) else str(shown(part)) for part in entry["loc"]]
     # A missing field's input is the whole body: nothing to repeat.
     given = None if kind == "missing" else shown(entry["input"])

@@ -136,7 +136,11 @@ REFUSED: dict[str, tuple[Make, str, str]] = {
         "(96, 96)",
     ),
     "XLabs' half": (only(**{XLABS: ones(2, 128)}), XLABS, "no B"),
-    "another family's": (lambda base: peft(open_base(CHECKPOINTS / "sdxl-tiny")), "unet.", "of the 53"),
+    "another family's": (
+        lambda base: peft(open_base(CHECKPOINTS / "sdxl-tiny")),
+        "unet.",
+        "is for sdxl (it has unet.",
+    ),
 }
 
 
@@ -167,7 +171,7 @@ SDXL_REFUSED: dict[str, tuple[State, str, str]] = {
         "input_blocks_x",
         "diffusers does not take it",
     ),
-    "Flux": (pair("transformer.proj_out", 2, 2), "transformer.proj_out.lora_A.weight", "of the 124"),
+    "Flux": (pair("transformer.proj_out", 2, 2), "transformer.proj_out.lora_A.weight", "is for flux (it has"),
 }
 
 

@@ -233,7 +233,7 @@ def _converted(
     try:
         state, alpha = READERS[family.name](tensors, configs[family.denoiser.folder])
     except Exception as error:  # converters raise a dozen kinds
-        raise AdapterError(f"diffusers does not take it: {str(error).strip()[:200]!r}") from None
+        raise AdapterError(f"diffusers does not take it: {' '.join(str(error).split())[:200]!r}") from None
     pairs = pairs_of(state, prefix, alphas)
     if not pairs:
         raise AdapterError("diffusers ignores it")

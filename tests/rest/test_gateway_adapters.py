@@ -155,7 +155,10 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "strong": ([{"name": "grain", "scale": 2.1}], ["loras.0.scale", "less than or equal to 2", "2.1"]),
     "infinite": ([{"name": "grain", "scale": 1e999}], ["loras.0.scale", "finite"]),
     "true": ([{"name": "grain", "scale": True}], ["loras.0.scale", "valid number"]),
-    "a path of its own": ([{"name": "grain", "path": "x"}], ["loras.0.path", "unknown field"]),
+    "a path of its own": (
+        [{"name": "grain", "path": "x"}],
+        ["loras.0.path", "fields: name, scale"],
+    ),
     "nine": ([{"name": f"grain-{n}"} for n in range(9)], ["loras", "at most 8"]),
     "text": ("grain", ["loras"]),
 }
