@@ -28,6 +28,7 @@ DTYPES = {
     "image": "UINT8",
     "strength": "FP32",
     "loras": "BYTES",
+    "applied_loras": "BYTES",
 }
 NUMPY = {
     "BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "UINT8": np.uint8
@@ -238,9 +239,7 @@ def directly(client: grpc.InferenceServerClient, fault: str, embeds: float, *mor
     """Asks flux_scheduler itself, of the tensors of either task that `more` names; `fault` is its answer."""
     given = {name: values for request in REQUESTS.values() for name, values in request.items()}
     names = [name for name in (*SHARED, *more) if name not in ("prompt", "loras")]
-    tensors = [tensor(name, given[name]) for name in names]
-    tensors.append(grpc.InferInput("applied_loras", (1, 1), "BYTES"))
-    tensors[-1].set_data_from_numpy(np.array([[b"[]"]], np.object_))
+    tensors = [*(tensor(name, given[name]) for name in names), tensor("applied_loras", ["[]"])]
     for name, shape, value in (
         ("prompt_embeds", (1, 64, 96), embeds),
         ("pooled_prompt_embeds", (1, 64), embeds),
