@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from finetune.manifest import SIZE, SPLITS, Manifest, Pair, sha256, slug
+from families.hashes import sha256_of_file
+from finetune.manifest import SIZE, SPLITS, Manifest, Pair, slug
 
 PICTURES, CAPTION = (".jpg", ".jpeg", ".png", ".webp"), ".txt"
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -103,8 +104,8 @@ def _imported(path: Path, output: Path, terms: Terms, number: int, seen: dict[st
     target = output / slug(terms.industry) / split / f"{number:04}.png"
     picture.save(target)
     target.with_suffix(CAPTION).write_text(words + "\n")
-    file, caption = target.relative_to(output).as_posix(), sha256(target.with_suffix(CAPTION))
-    return Pair(file, terms.industry, split, sha256(target), caption, terms.licence, source=path.name)
+    file, caption = target.relative_to(output).as_posix(), sha256_of_file(target.with_suffix(CAPTION))
+    return Pair(file, terms.industry, split, sha256_of_file(target), caption, terms.licence, source=path.name)
 
 
 def _caption(path: Path, trigger: str | None) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from families.hashes import sha256_of_file
+
 MANIFEST = "manifest.json"
 SPLITS = ("train", "held-out")
 SIZE = 512  # pixels, both ways, of every picture
@@ -76,12 +78,8 @@ def verify(folder: Path, pairs: Iterable[Pair]) -> None:
     for pair in pairs:
         path = folder / pair.file
         for part, expected in ((path, pair.sha256), (path.with_suffix(".txt"), pair.caption_sha256)):
-            if not part.exists() or sha256(part) != expected:
+            if not part.exists() or sha256_of_file(part) != expected:
                 raise ValueError(f"{part} is not the file of sha256 {expected} that {MANIFEST} names")
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def slug(industry: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from families.hashes import sha256_of_file
 from finetune import adapter_file
 from finetune.adapter_file import Origin
 from finetune.adapter_scores import Judges, Task, scores, sector_of, task
@@ -91,7 +91,7 @@ class Evaluation:
         origin = adapter_file.read_origin(path)
         manifest = QualityManifest(
             name=path.stem,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=sha256_of_file(path),
             origin=origin,
             engine=self.maker.engine,
             precision=self.maker.precision,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from families.hashes import sha256_of_file
 from families.wording import INDUSTRIES
 from finetune.captions import LEVELS, levelled_caption
 from finetune.draw import draw
-from finetune.manifest import SIZE, SPLITS, Manifest, Pair, sha256, slug
+from finetune.manifest import SIZE, SPLITS, Manifest, Pair, slug
 from finetune.scene import Scene, held_out_scenes, sample_scene
 
 TRAIN, HELD_OUT = SPLITS
@@ -66,5 +67,5 @@ def make(output: Path, numbers: Numbers = Numbers()) -> Manifest:
 
 
 def _pair(output: Path, path: Path, industry: str, split: str, level: str, seed: int) -> Pair:
-    file, caption = path.relative_to(output).as_posix(), sha256(path.with_suffix(".txt"))
-    return Pair(file, industry, split, sha256(path), caption, LICENCE, level, seed)
+    file, caption = path.relative_to(output).as_posix(), sha256_of_file(path.with_suffix(".txt"))
+    return Pair(file, industry, split, sha256_of_file(path), caption, LICENCE, level, seed)
