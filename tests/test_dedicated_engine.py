@@ -13,14 +13,9 @@ import adapter_files
 import numpy as np
 import pytest
 from stock import difference
-from tiny_service import ASSETS, Service, exported
+from tiny_service import ASSETS, Service, exported, serving
 
-from gateway.app import create_app
 from gateway.demo import DemoError
-from gateway.server import background
-from gateway.settings import Settings
-from serving import EmbeddedTriton
-from serving.launch import Options
 
 PROMPT, ASKED = "a red mug on a blue gradient background", {"seed": 4, "num_inference_steps": 8}
 
@@ -34,11 +29,8 @@ def dedicated(folder: Path, store: Path, *options: str) -> Iterator[Service]:
     command = [sys.executable, "-m", "export", *where, "--adapters", str(store), *options]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.count("kept") == 4, said
-    with EmbeddedTriton([repository], folder / "logs", Options(adapters=store)) as triton:
-        pictures = {"storage_folder": folder / "pictures", "public_url": None}
-        settings = Settings(triton_url=triton.grpc_url, adapters=store, **pictures)
-        with background(create_app(settings), settings) as url:
-            yield Service(url, triton.grpc_url, store)
+    with serving([repository], folder, store) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

@@ -73,9 +73,14 @@ def running(folder: Path) -> Iterator[Service]:
     store = folder / "adapters"
     shutil.copytree(ADAPTERS / "files", store / "files")
     shutil.copy(ADAPTERS / FILE_NAME, store)
-    with EmbeddedTriton(
-        [exported(name) for name in NAMES], folder / "logs", Options(adapters=store)
-    ) as triton:
+    with serving([exported(name) for name in NAMES], folder, store) as service:
+        yield service
+
+
+@contextmanager
+def serving(repositories: list[Path], folder: Path, store: Path) -> Iterator[Service]:
+    """Serves `repositories` with the adapters of `store`; logs and pictures go to `folder`."""
+    with EmbeddedTriton(repositories, folder / "logs", Options(adapters=store)) as triton:
         pictures = {"storage_folder": folder / "pictures", "public_url": None}
         settings = Settings(triton_url=triton.grpc_url, adapters=store, **pictures)
         with background(create_app(settings), settings) as url:
