@@ -5,6 +5,14 @@ class Cancelled(Exception):
     """Nobody waits for the picture any more."""
 
 
+class Expired(Exception):
+    """The picture's deadline passed before it was finished."""
+
+
+class QueueFull(Exception):
+    """All places to wait in are taken; the message says how many there are."""
+
+
 class EngineError(Exception):
     """An engine refused a call or failed in it; the message names its model."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from diffusion.adapters.packs import Pack
-from diffusion.errors import Cancelled, EngineError
+from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
 from diffusion.latents import BaseImage
 from diffusion.settings import Settings
 from families import ComponentSpec, FamilySpec, InvalidRequest, Range
@@ -111,7 +111,22 @@ class Request:
         """Whether the optional tensor `name` was sent."""
         return pb_utils.get_input_tensor_by_name(self.raw, name) is not None
 
+    @property
+    def id(self) -> str:
+        """What the client calls the request. An ensemble hands it on, as it does timeout and parameters."""
+        return str(self.raw.request_id())
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """Triton's `timeout` of the request, None if it has none."""
+        return self.raw.timeout() / 1e6 or None
+
+    def parameter(self, name: str, default: str) -> str:
+        """A parameter that the client gave the request beside its tensors."""
+        return str(json.loads(self.raw.parameters() or "{}").get(name, default))
+
     def cancelled(self) -> bool:
+        """Whether the client is gone; Triton 2.51 does not tell an ensemble's steps. Costs 0.15 ms."""
         return bool(self.raw.is_cancelled())
 
 
@@ -133,15 +148,35 @@ class Stage(ABC):
 
     def _answer(self, request: Any) -> Any:
         try:
-            outputs = self.run(Request(request))
-        except InvalidRequest as error:
-            return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
-        except Cancelled:
-            return _refusal("the request was cancelled", pb_utils.TritonError.CANCELLED)
+            return response(self.run(Request(request)))
         except Exception as error:
-            pb_utils.Logger.log_error(traceback.format_exc())
-            return _refusal(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse([_from_any(name, value) for name, value in outputs.items()])
+            return refusal(error)
+
+
+def response(outputs: Outputs) -> Any:
+    return pb_utils.InferenceResponse([_from_any(name, value) for name, value in outputs.items()])
+
+
+CODES = {  # names in TritonError, which is there only after this module is imported
+    InvalidRequest: "INVALID_ARG",
+    Cancelled: "CANCELLED",
+    Expired: "UNAVAILABLE",
+    QueueFull: "UNAVAILABLE",
+}
+
+
+def refusal(error: Exception) -> Any:
+    """The answer to a request that `error` ended; what is nobody's doing but ours is logged."""
+    if code := CODES.get(type(error)):
+        return _failure(str(error), code)
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    return _failure(f"{type(error).__name__}: {error}", "INTERNAL")
+
+
+def sender(request: Request) -> Callable[[Any], None]:
+    """Takes the answer to `request` at any later time, once; the stage then returns None for it."""
+    found = request.raw.get_response_sender()
+    return lambda answer: found.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def settings(request: Request, family: FamilySpec) -> list[Settings]:
@@ -204,8 +239,9 @@ def call(model: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
     return _to_torch(answer)
 
 
-def _refusal(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+def _failure(message: str, code: str) -> Any:
+    error = pb_utils.TritonError
+    return pb_utils.InferenceResponse(error=error(message, getattr(error, code)))
 
 
 def _to_torch(tensor: Any) -> Tensor:

@@ -1,70 +1,23 @@
-"""The loop steps samples side by side: who shares a call, who joins and leaves, what a bad answer does."""
+"""Samples stepped by one engine: who shares a call, who joins, what a bad answer does."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from math import inf, nan
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from diffusion.denoise import Denoiser, Inputs, Sample, denoise, group
-from diffusion.errors import BadPrediction, Cancelled, EngineError
-
-
-class Line(Sample):
-    """Latents [1, width]; a call has `rows` rows of it, each with a text of its own; their mean counts."""
-
-    def __init__(self, seed: int = 0, steps: int = 4, rows: int = 1, width: int = 3) -> None:
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(steps)
-        generator = torch.Generator().manual_seed(seed)
-        super().__init__(scheduler, scheduler.timesteps, torch.randn(1, width, generator=generator), rows)
-        self.text = torch.randn(rows, 1, generator=generator)
-
-    @property
-    def group_key(self) -> Hashable:
-        return self.latents.shape[1]
-
-    def constants(self) -> Inputs:
-        return {"text": self.text}
-
-    def inputs(self) -> Inputs:
-        return {
-            "latents": self.latents.expand(self.rows, -1),
-            "timestep": self.timestep.expand(self.rows, 1),
-        }
-
-    def guided(self, prediction: Tensor) -> Tensor:
-        return prediction.mean(dim=0, keepdim=True)
-
-
-class Engine:
-    """Answers each row by itself, to the last bit, whatever rows are beside it; remembers its calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Tensor]] = []
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        self.calls.append(dict(inputs))
-        return inputs["latents"] * inputs["text"] + inputs["timestep"] / 1000
-
-    @property
-    def batches(self) -> list[int]:
-        return [len(call["latents"]) for call in self.calls]
+from diffusion.errors import BadPrediction, EngineError
+from diffusion.step_batcher import denoise
+from tests.lines import Engine, Line, alone
+from tests.stepping import join_later, shared_calls
 
 
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
-
-
-def alone(seed: int, steps: int = 4, rows: int = 1) -> Tensor:
-    sample = Line(seed, steps, rows)
-    denoise([sample], Engine(), max_rows=8)
-    return sample.result()
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -92,36 +45,31 @@ def test_samples_of_one_call_do_not_touch_each_other(engine: Engine) -> None:
 
 
 def test_a_sample_may_join_others_that_are_half_done(engine: Engine) -> None:
-    denoiser, early, late = Denoiser(engine, max_rows=8), Line(1, steps=6, rows=2), Line(2)
-    for _ in range(3):
-        denoiser.tick([early])
-    denoise([early, late], engine, max_rows=8)
+    early, late = Line(1, steps=6, rows=2), Line(2)
+    join_later(early, late, engine, max_rows=8, steps=3)
     assert engine.batches == [2, 2, 2, 3, 3, 3, 1]
     assert torch.equal(early.result(), alone(1, 6, 2)) and torch.equal(late.result(), alone(2))
 
 
-def test_only_samples_of_one_key_share_a_call() -> None:
+def test_only_samples_of_one_key_share_a_call(engine: Engine) -> None:
     wide, plain = [Line(width=5) for _ in range(2)], [Line() for _ in range(2)]
-    assert group([plain[0], wide[0], plain[1], wide[1]], max_rows=8) == [tuple(plain), tuple(wide)]
+    assert shared_calls([plain[0], wide[0], plain[1], wide[1]], engine, max_rows=8) == [plain, wide]
 
 
 @pytest.mark.parametrize(
     ("rows", "wanted"),
     [
-        ([1, 1, 1, 1, 1], [[1, 1, 1, 1], [1]]),
-        ([2, 2, 2], [[2, 2], [2]]),
-        ([1, 2, 2, 1], [[1, 2], [2, 1]]),
-        ([2, 1, 1, 1, 2], [[2, 1, 1], [1, 2]]),
+        ([1, 1, 1, 1, 1], [4, 4, 2]),
+        ([2, 2, 2], [4, 4, 4]),
+        ([1, 2, 2, 1], [4, 4, 4]),
+        ([2, 1, 1, 1, 2], [4, 4, 4, 2]),
         ([], []),
     ],
 )
-def test_no_call_has_too_many_rows(rows: list[int], wanted: list[list[int]], engine: Engine) -> None:
+def test_calls_are_full_but_never_too_large(rows: list[int], wanted: list[int], engine: Engine) -> None:
     samples = [Line(place, steps=2, rows=count) for place, count in enumerate(rows)]
-    groups = group(samples, max_rows=4)
-    assert [[sample.rows for sample in members] for members in groups] == wanted
-    assert [sample for members in groups for sample in members] == samples
     denoise(samples, engine, max_rows=4)
-    assert engine.batches == 2 * [sum(members) for members in wanted]
+    assert engine.batches == wanted
     for place, sample in enumerate(samples):
         assert torch.equal(sample.result(), alone(place, 2, sample.rows))
 
@@ -153,9 +101,3 @@ def test_a_prediction_that_is_not_finite_ends_its_own_sample_only(value: float, 
 def test_an_answer_of_another_shape_is_an_engine_s_error() -> None:
     with pytest.raises(EngineError, match=r"\(2, 2\), expected \(2, 3\)"):
         denoise([Line(rows=2)], lambda inputs: inputs["latents"][:, 1:], max_rows=8)
-
-
-def test_nobody_waiting_ends_the_loop(engine: Engine) -> None:
-    with pytest.raises(Cancelled):
-        denoise([Line()], engine, 8, cancelled=lambda: len(engine.calls) == 2)
-    assert len(engine.calls) == 2

@@ -15,13 +15,14 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 from torch import Tensor
 
-from diffusion.denoise import Denoiser, denoise, group
 from diffusion.errors import BadPrediction
 from diffusion.flux import FluxPicture, FluxSample, FluxText
 from diffusion.latents import BaseImage, pack
 from diffusion.settings import Settings, check_rows
+from diffusion.step_batcher import denoise
 from families import FLUX, InvalidRequest, Range
 from finetune.pretrain_flux import SCHEDULER
+from tests.stepping import join_later, shared_calls
 
 # A batch multiplies matrices of another shape, and we scale the posterior where the pipeline scales the draw:
 # float32 rounds differently, by a few units in the last place of latents of size 4, a hundred times less
@@ -189,11 +190,9 @@ def test_a_sample_from_a_base_image_may_join_one_from_text_that_is_half_done(
     image_to_image: FluxImg2ImgPipeline, transformer: Counting
 ) -> None:
     settings = replace(SETTINGS, strength=0.55, seed=9)
-    image, denoiser = encoded(image_to_image, base_picture(128, 128)), Denoiser(transformer, max_rows=4)
+    image = encoded(image_to_image, base_picture(128, 128))
     early, late = start(replace(SETTINGS, num_inference_steps=6)), PICTURE.start(settings, text_of(3), image)
-    for _ in range(3):
-        denoiser.tick([early])
-    denoise([early, late], transformer, max_rows=4)
+    join_later(early, late, transformer, max_rows=4, steps=3)
     assert transformer.batches == [1, 1, 1, 2, 2, 2]
     by_itself = PICTURE.start(settings, text_of(3), image)
     denoise([by_itself], transformer, max_rows=4)
@@ -201,10 +200,11 @@ def test_a_sample_from_a_base_image_may_join_one_from_text_that_is_half_done(
     torch.testing.assert_close(early.result(), alone(transformer, early.settings), atol=SAME, rtol=0)
 
 
-def test_only_equal_shapes_share_a_call() -> None:
+def test_only_equal_shapes_share_a_call(transformer: Counting) -> None:
     wide, short = start(replace(SETTINGS, width=192)), start(length=32)
     plain = [start() for _ in range(2)]
-    assert group([plain[0], wide, plain[1], short], max_rows=4) == [tuple(plain), (wide,), (short,)]
+    calls = shared_calls([plain[0], wide, plain[1], short], transformer, max_rows=4)
+    assert calls == [plain, [wide], [short]]
 
 
 def test_a_prediction_that_is_not_finite_ends_its_own_sample_only(transformer: Counting) -> None:

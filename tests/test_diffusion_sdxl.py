@@ -16,15 +16,16 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from PIL import Image
 from torch import Tensor
 
-from diffusion.denoise import Denoiser, denoise, group
 from diffusion.errors import BadPrediction
 from diffusion.latents import BaseImage
 from diffusion.prompts import PromptTokenizer
 from diffusion.sdxl import SdxlPicture, SdxlSample, SdxlText
 from diffusion.settings import Settings, check_rows
+from diffusion.step_batcher import denoise
 from export.wrappers import WRAPPERS
 from families import SDXL, InvalidRequest, Range
 from finetune.sdxl import SCHEDULER
+from tests.stepping import join_later, shared_calls
 
 # stable-diffusion-xl-base-1.0's; sdxl-tiny's goes on to noise 66 times as large as the picture, not 15.
 BASE = {**SCHEDULER, "beta_end": 0.012, "timestep_spacing": "leading"}
@@ -216,7 +217,7 @@ def test_samples_with_and_without_guidance_share_calls_of_at_most_max_rows(unet:
     ]
     together = [start(settings, text) for settings, text in wanted]
     denoise(together, unet, max_rows=5)
-    assert unet.batches == [5, 1, 5, 1, 5]
+    assert unet.batches == [5, 4, 5, 3]
     for (settings, text), sample in zip(wanted, together, strict=True):
         torch.testing.assert_close(sample.result(), alone(unet, settings, text), atol=SAME, rtol=0)
 
@@ -225,18 +226,16 @@ def test_a_sample_from_a_base_image_may_join_one_from_text_that_is_half_done(
     image_to_image: StableDiffusionXLImg2ImgPipeline, unet: Counting
 ) -> None:
     settings, image = replace(SETTINGS, strength=0.55), encoded(image_to_image, base_picture(64, 96))
-    denoiser, early, late = Denoiser(unet, max_rows=8), start(), start(settings, 3, image)
-    for _ in range(2):
-        denoiser.tick([early])
-    denoise([early, late], unet, max_rows=8)
+    early, late = start(), start(settings, 3, image)
+    join_later(early, late, unet, max_rows=8, steps=2)
     assert unet.batches == [2, 2, 4, 4]
     torch.testing.assert_close(early.result(), alone(unet, SETTINGS), atol=SAME, rtol=0)
     torch.testing.assert_close(late.result(), alone(unet, settings, 3, image), atol=SAME, rtol=0)
 
 
-def test_only_equal_sizes_share_a_call() -> None:
+def test_only_equal_sizes_share_a_call(unet: Counting) -> None:
     plain, tall = [start() for _ in range(2)], start(replace(SETTINGS, height=96, width=64))
-    assert group([plain[0], tall, plain[1]], max_rows=8) == [tuple(plain), (tall,)]
+    assert shared_calls([plain[0], tall, plain[1]], unet, max_rows=8) == [plain, [tall]]
 
 
 @pytest.mark.parametrize("row", [0, 1])

@@ -14,10 +14,11 @@ from benchmarks.adapters.made import Denoiser, denoiser, store_of
 from benchmarks.adapters.turns import Row, Spread, Timings, in_turns, spread
 from diffusion.adapters import Packs
 from diffusion.checkpoint import load_scheduler
-from diffusion.denoise import Inputs, Sample, denoise
+from diffusion.denoise import Inputs, Sample
 from diffusion.flux import FluxPicture, FluxText
 from diffusion.sdxl import SdxlPicture, SdxlText
 from diffusion.settings import Settings
+from diffusion.step_batcher import denoise
 from export.checkpoint import Checkpoint, open_checkpoint
 from families.loras import Lora
 

@@ -1,0 +1,148 @@
+"""The stage that denoises: every request in flight in one StepBatcher, answered when its samples are done."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusion.adapters.packs import Pack
+from diffusion.denoise import Sample
+from diffusion.errors import Cancelled
+from diffusion.jobs import Job, Priority
+from diffusion.latents import BaseImage
+from diffusion.settings import Settings, check_rows
+from diffusion.step_batcher import LEDGER, Bounds, StepBatcher
+from diffusion.triton_adapter import (
+    Deployment,
+    Outputs,
+    Request,
+    Stage,
+    base_images,
+    engine,
+    packs,
+    refusal,
+    response,
+    sender,
+    settings,
+)
+from diffusion.triton_metrics import Counters
+from families import FamilySpec
+from families.control import CANCEL, PRIORITY_CLASS, PROGRESS, WATCH
+
+POLL_SECONDS = 0.02  # asking Triton whether a client is gone costs 0.15 ms, which a short step would notice
+
+
+class SchedulerStage(Stage):
+    """Base of a model.py of one `family`.
+
+    A request with `cancel` or `watch`, the id of another, is answered at once; any other asks for pictures.
+    """
+
+    family: FamilySpec
+
+    @abstractmethod
+    def start(
+        self,
+        request: Request,
+        rows: Sequence[Settings],
+        images: Sequence[BaseImage | None],
+        adapters: Sequence[Pack | None],
+    ) -> list[Sample]:
+        """A sample for each of the request's rows."""
+
+    def setup(self, deployment: Deployment) -> None:
+        self.deployment = deployment
+        bounds = Bounds(*map(deployment.integer, ("max_rows", "max_running", "max_pending")))
+        self.batcher = StepBatcher(engine(self.family, self.family.denoiser), bounds)
+        self.metrics = Counters(deployment.model, LEDGER)
+        self.stepping = threading.Thread(target=self._step, name="steps", daemon=True)
+        self.stepping.start()
+
+    def execute(self, requests: Iterable[Any]) -> list[Any]:
+        return [self._taken(Request(raw)) for raw in requests]
+
+    def finalize(self) -> None:
+        self.batcher.close()
+        self.stepping.join()
+        self.batcher.abandon(Cancelled("the server is stopping"))
+
+    def _taken(self, request: Request) -> Any:
+        """The answer, or None if it comes later."""
+        try:
+            if request.has(CANCEL.name) or request.has(WATCH.name):
+                return response(self.run(request))
+            job = self._job(request, self._samples(request))
+        except Exception as error:
+            return refusal(error)
+        try:
+            self.batcher.submit(job)
+        except Exception as error:
+            job.ended(error)
+        return None
+
+    def run(self, request: Request) -> Outputs:
+        """How the request does that this one cancels or watches; `state` is unknown if it is not here."""
+        if request.has(CANCEL.name):
+            (key,) = request.texts(CANCEL.name)
+            return _told(state="cancelled" if self.batcher.cancel(key) else "unknown")
+        (key,) = request.texts(WATCH.name)
+        if (job := self.batcher.find(key)) is None:
+            return _told(state="unknown")
+        return _told(**asdict(self.batcher.progress(job)))
+
+    def _samples(self, request: Request) -> list[Sample]:
+        rows = settings(request, self.family)
+        check_rows(self.family, rows, self.deployment.sizes)
+        return self.start(request, rows, base_images(request, len(rows)), packs(request, self.deployment))
+
+    def _job(self, request: Request, samples: list[Sample]) -> Job:
+        priority = Priority.named(request.parameter(PRIORITY_CLASS, Priority.INTERACTIVE.name))
+        seconds, send = request.timeout_seconds, sender(request)
+
+        def ended(error: Exception | None) -> None:
+            send(refusal(error) if error else response({"latents": torch.cat([s.result() for s in samples])}))
+
+        return Job(
+            samples,
+            ended,
+            key=request.id,
+            priority=priority,
+            deadline=self.batcher.clock() + seconds if seconds else math.inf,
+            left=seldom(request.cancelled),
+        )
+
+    def _step(self) -> None:
+        while self.batcher.wait():
+            try:
+                self.batcher.step()
+            except Exception as error:  # a fault of ours: nobody may wait for ever
+                self.batcher.abandon(error)
+            if not self.batcher.running:
+                self.metrics.tell(self.batcher.counts)
+
+
+def seldom(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """`ask`, but False at once unless POLL_SECONDS have passed since it was asked."""
+    asked = time.monotonic()
+
+    def answer() -> bool:
+        nonlocal asked
+        if (now := time.monotonic()) - asked < POLL_SECONDS:
+            return False
+        asked = now
+        return ask()
+
+    return answer
+
+
+def _told(**values: object) -> Outputs:
+    return {PROGRESS.name: np.array([[json.dumps(values).encode()]], dtype=np.object_)}
