@@ -32,7 +32,8 @@ class Sample(ABC):
         self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
         self.adapters, self.rows = adapters, rows
         self.step = 0
-        self.prediction: Tensor | None = None  # the last one, guided
+        self.prediction: Tensor | None = None  # of the last step, guided
+        self.stepped: Any = None  # what the scheduler made of it
         self.error: Exception | None = None
 
     @property
@@ -70,12 +71,16 @@ class Sample(ABC):
 
     def _advance(self, guided: Tensor) -> None:
         try:
-            self.latents = self.scheduler.step(guided, self.timestep, self.latents, return_dict=False)[0]
+            self.stepped = self.scheduler.step(guided, self.timestep, self.latents)
         except Exception as error:  # of this sample's scheduler: the others of its call go on
             self.error = error
             return
-        self.prediction = guided
+        self.prediction, self.latents = guided, self.stepped.prev_sample
         self.step += 1
+
+    def estimate(self) -> Tensor | None:
+        """What latents [1, C, h, w] it will end at, as far as the last step tells; from any thread."""
+        return None
 
     def result(self) -> Tensor:
         """`latents`, or raises `error`."""

@@ -5,6 +5,10 @@ class Cancelled(Exception):
     """Nobody waits for the picture any more."""
 
 
+class Stopping(Exception):
+    """The server ends before the picture is finished."""
+
+
 class Expired(Exception):
     """The picture's deadline passed before it was finished."""
 

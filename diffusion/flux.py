@@ -85,6 +85,13 @@ class FluxSample(Sample):
     def inputs(self) -> Inputs:
         return {"hidden_states": self.latents, "timestep": self.timestep[None, None] / 1000}
 
+    def estimate(self) -> Tensor | None:
+        """Along the straight line of the last step to its end, where sigma is 0."""
+        if self.prediction is None:
+            return None
+        sigma = self.scheduler.sigmas[len(self.scheduler.timesteps) - len(self.timesteps) + self.step]
+        return unpack(self.latents - sigma * self.prediction, *self.latent_size)
+
     def result(self) -> Tensor:
         """Unpacked, still scaled latents [1, C, latent_height, latent_width]; raises `error` if any."""
         return unpack(super().result(), *self.latent_size)

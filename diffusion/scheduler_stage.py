@@ -16,9 +16,10 @@ import torch
 
 from diffusion.adapters.packs import Pack
 from diffusion.denoise import Sample
-from diffusion.errors import Cancelled
+from diffusion.errors import Stopping
 from diffusion.jobs import Job, Priority
 from diffusion.latents import BaseImage
+from diffusion.preview import Preview
 from diffusion.settings import Settings, check_rows
 from diffusion.step_batcher import LEDGER, Bounds, StepBatcher
 from diffusion.triton_adapter import (
@@ -36,8 +37,9 @@ from diffusion.triton_adapter import (
 )
 from diffusion.triton_metrics import Counters
 from families import FamilySpec
-from families.control import CANCEL, PRIORITY_CLASS, PROGRESS, WATCH
+from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
 
+TELL_SECONDS = 1.0
 POLL_SECONDS = 0.02  # asking Triton whether a client is gone costs 0.15 ms, which a short step would notice
 
 
@@ -63,7 +65,9 @@ class SchedulerStage(Stage):
         self.deployment = deployment
         bounds = Bounds(*map(deployment.integer, ("max_rows", "max_running", "max_pending")))
         self.batcher = StepBatcher(engine(self.family, self.family.denoiser), bounds)
+        self.preview = Preview.load(deployment.checkpoint)
         self.metrics = Counters(deployment.model, LEDGER)
+        self.told = 0.0
         self.stepping = threading.Thread(target=self._step, name="steps", daemon=True)
         self.stepping.start()
 
@@ -73,7 +77,7 @@ class SchedulerStage(Stage):
     def finalize(self) -> None:
         self.batcher.close()
         self.stepping.join()
-        self.batcher.abandon(Cancelled("the server is stopping"))
+        self.batcher.abandon(Stopping("the server is stopping"))
 
     def _taken(self, request: Request) -> Any:
         """The answer, or None if it comes later."""
@@ -93,11 +97,16 @@ class SchedulerStage(Stage):
         """How the request does that this one cancels or watches; `state` is unknown if it is not here."""
         if request.has(CANCEL.name):
             (key,) = request.texts(CANCEL.name)
-            return _told(state="cancelled" if self.batcher.cancel(key) else "unknown")
+            return _told(state="cancelled" if self.batcher.cancel(key) else "unknown")  # or not here yet
         (key,) = request.texts(WATCH.name)
         if (job := self.batcher.find(key)) is None:
             return _told(state="unknown")
-        return _told(**asdict(self.batcher.progress(job)))
+        return {**_told(**asdict(self.batcher.progress(job))), **self._previewed(job)}
+
+    def _previewed(self, job: Job) -> Outputs:
+        """One for the first picture of the job, as soon as a step has been made."""
+        latents = job.samples[0].estimate()
+        return {} if latents is None else {PREVIEW.name: self.preview(latents)}
 
     def _samples(self, request: Request) -> list[Sample]:
         rows = settings(request, self.family)
@@ -126,8 +135,14 @@ class SchedulerStage(Stage):
                 self.batcher.step()
             except Exception as error:  # a fault of ours: nobody may wait for ever
                 self.batcher.abandon(error)
-            if not self.batcher.running:
-                self.metrics.tell(self.batcher.counts)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Counts, when nothing runs any more or for a second has not been told: each costs a message."""
+        now = self.batcher.clock()
+        if not self.batcher.running or now >= self.told + TELL_SECONDS:
+            self.metrics.tell(self.batcher.counts)
+            self.told = now
 
 
 def seldom(ask: Callable[[], bool]) -> Callable[[], bool]:

@@ -100,6 +100,14 @@ class SdxlSample(Sample):
         timestep = self.timestep.to(torch.float32).expand(self.rows, 1)
         return {"sample": scaled.expand(self.rows, -1, -1, -1), "timestep": timestep}
 
+    def estimate(self) -> Tensor | None:
+        """DPM-Solver keeps it, the others give it with every step."""
+        if (stepped := self.stepped) is None:
+            return None
+        kept = getattr(self.scheduler, "model_outputs", None)
+        estimated: Tensor = kept[-1] if kept else stepped.pred_original_sample
+        return estimated
+
     def guided(self, prediction: Tensor) -> Tensor:
         """arXiv 2207.12598, as the pipelines write it."""
         if self.rows == 1:

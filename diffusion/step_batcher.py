@@ -18,6 +18,8 @@ from diffusion.pending import INTERACTIVE_TURNS, Pending
 
 # Of the places to run in, batch work takes at most this share, so that an interactive request finds one soon.
 BATCH_SHARE = 0.5
+# Cancelled keys that are remembered for jobs still on their way here, in text encoders or queues.
+REMEMBERED = 1024
 LEDGER: Mapping[str, str] = {  # what `counts` counts; of the started, each is also one of the four below
     "requests_started": "requests that were let wait or run",
     "requests_finished": "requests whose pictures were denoised to the end",
@@ -74,6 +76,7 @@ class StepBatcher:
         self._pending, self._running = Pending(bounds.max_pending), list[Slot]()
         self._groups: OrderedDict[tuple[Slot, ...], Group] = OrderedDict()
         self._numbers, self._calls = count(), 0
+        self._unwanted: OrderedDict[str, None] = OrderedDict()
         self.counts = Counter[str]()
 
     @property
@@ -93,7 +96,7 @@ class StepBatcher:
         if len(job.samples) > self.bounds.max_running:
             raise ValueError(f"a job has {len(job.samples)} samples; {self.bounds.max_running} run at once")
         with self._changed:
-            job.submitted = self.clock()
+            job.submitted, job.cancelled = self.clock(), self._unwanted.pop(job.key, True) is None
             try:
                 self._pending.put(job)
             except QueueFull:
@@ -103,10 +106,15 @@ class StepBatcher:
             self._changed.notify_all()
 
     def cancel(self, key: str) -> bool:
-        """Ends the job called `key` before the next call; False if there is none."""
-        if job := self.find(key):
-            job.cancelled = True
-        return job is not None
+        """Ends the job called `key` before the next call; False if none is here: it ends when it comes."""
+        with self._changed:
+            if job := self.find(key):
+                job.cancelled = True
+                return True
+            self._unwanted[key] = None
+            if len(self._unwanted) > REMEMBERED:
+                self._unwanted.popitem(last=False)
+            return False
 
     def find(self, key: str) -> Job | None:
         """The job called `key`, if it is pending or running."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from diffusion.adapters.packs import Pack
-from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
+from diffusion.errors import Cancelled, EngineError, Expired, QueueFull, Stopping
 from diffusion.latents import BaseImage
 from diffusion.settings import Settings
 from families import ComponentSpec, FamilySpec, InvalidRequest, Range
@@ -162,6 +162,7 @@ CODES = {  # names in TritonError, which is there only after this module is impo
     Cancelled: "CANCELLED",
     Expired: "UNAVAILABLE",
     QueueFull: "UNAVAILABLE",
+    Stopping: "UNAVAILABLE",
 }
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from export.layout import Layout
 from export.plan import Plan, source_files
+from export.preview import write_preview
 from export.targets import COMPUTE
 from export.triton_config import GPU_INPUTS, TENSORRT, model_config
 from families import ComponentSpec, FamilySpec
 from families.lora import LORA_A, LORA_B, STAGE
 from families.loras import applied_text
+from families.preview import FILE_NAME
 from families.triton import CONFIG, MODEL_REPOSITORY, parameters
 
 MODELS, CHECKPOINT = "models", "checkpoint"
@@ -96,6 +98,9 @@ def copy_checkpoint_parts(plan: Plan, repository: Path) -> None:
         for part in parts:
             for file in source_files(source / part):
                 _copy(file, destination / file.relative_to(source))
+    write_preview(
+        plan.checkpoint, repository / MODELS / stage_model(family, SCHEDULER) / CHECKPOINT / FILE_NAME
+    )
 
 
 def _copy(source: Path, destination: Path) -> None:

@@ -2,7 +2,9 @@
 
 from families.spec import TensorSpec
 
-CANCEL = TensorSpec("cancel", "STRING", (1,), "id of the request to end before its next step")
+CANCEL = TensorSpec(
+    "cancel", "STRING", (1,), "id of the request to end before its next step, or as soon as it comes"
+)
 WATCH = TensorSpec("watch", "STRING", (1,), "id of the request to tell the progress of")
 PROGRESS = TensorSpec(
     "progress",

@@ -12,6 +12,7 @@ from gateway.base_image.fetch import Fetcher
 from gateway.generation import BaseImages, Drawing
 from gateway.handlers import HANDLERS
 from gateway.middleware import BodyLimit, RequestId
+from gateway.places import Places
 from gateway.routes import Services, router
 from gateway.settings import Settings
 from gateway.storage import LocalStorage
@@ -38,7 +39,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
     fetcher = Fetcher(settings.base_image_hosts)
-    drawing = Drawing(triton, BaseImages(fetcher, Decoder()), AdapterTable(settings.adapters))
+    images, places = BaseImages(fetcher, Decoder()), Places(settings.max_in_flight)
+    drawing = Drawing(triton, images, AdapterTable(settings.adapters), places)
     app.state.services = Services(settings, drawing, LocalStorage(settings.storage_folder))
     try:
         yield

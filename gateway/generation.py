@@ -1,6 +1,7 @@
 """A request becomes a stored picture: resolve, fetch and fit the base image, draw, encode, store, answer."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from gateway.base_image.data_uri import data_uri
 from gateway.base_image.decode import Decoder
 from gateway.base_image.fetch import Fetcher
 from gateway.base_image.fit import Sizing
+from gateway.control import Progress
 from gateway.intake import Asked
+from gateway.places import Places
 from gateway.png import encode_png
 from gateway.resolution import Resolved, resolve, size_of
 from gateway.samples import Picture, Sample
@@ -69,19 +72,36 @@ class BaseImages:
 
 
 @dataclass(frozen=True)
+class Ordered:
+    """A request that can be drawn; `key` names it in Triton."""
+
+    resolved: Resolved
+    sample: Sample
+    key: str
+
+
+@dataclass(frozen=True)
 class Drawing:
     """What drawing needs."""
 
     triton: TritonClient
     base_images: BaseImages
     adapters: AdapterTable
+    places: Places
 
-    async def draw(self, asked: Asked, request_id: str, watch: Stopwatch) -> tuple[Resolved, Sample, Picture]:
-        """The picture of `asked`, with what was asked of Triton; a Problem for what cannot be drawn."""
+    async def order(self, asked: Asked, request_id: str, watch: Stopwatch) -> Ordered:
+        """What to ask of Triton for `asked`; a Problem for what cannot be drawn."""
         resolved = resolve(asked, self.adapters)
         sample = await self._sample(asked, resolved, watch)
+        # Clients choose request ids, so two may be alike; who cancels one must not end the other.
+        return Ordered(resolved, sample, f"{request_id}.{secrets.token_hex(8)}")
+
+    async def draw(self, ordered: Ordered, watch: Stopwatch) -> Picture:
         with watch.stage("triton"):
-            return resolved, sample, await self.triton.draw(sample, request_id)
+            return await self.triton.draw(ordered.sample, ordered.key)
+
+    async def progress(self, ordered: Ordered) -> Progress | None:
+        return await self.triton.progress(ordered.sample.order, ordered.key)
 
     async def _sample(self, asked: Asked, resolved: Resolved, watch: Stopwatch) -> Sample:
         limits, fields = await self.triton.limits(resolved.order), asked.fields
@@ -104,10 +124,8 @@ async def keep(picture: Picture, storage: Storage, watch: Stopwatch) -> str:
         return await storage.save(png)
 
 
-def answer(
-    resolved: Resolved, sample: Sample, picture: Picture, url: str, seconds: float
-) -> GenerateResponse:
-    fields, order = resolved.fields, sample.order
+def answer(ordered: Ordered, picture: Picture, url: str, seconds: float) -> GenerateResponse:
+    fields, sample, order = ordered.resolved.fields, ordered.sample, ordered.sample.order
     return GenerateResponse(
         generated_image_url=url,
         generation_time=f"{seconds:.1f}s",

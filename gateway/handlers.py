@@ -93,6 +93,14 @@ async def on_crash(request: Request, _: Exception) -> Response:
     return problem_response(request, Problem(500, "Internal error", detail))
 
 
+async def explained(request: Request, error: Exception) -> Response:
+    """The answer to `error`, where it cannot be raised any more: the status has been sent."""
+    kinds = (kind for kind in type(error).__mro__ if kind in HANDLERS)
+    if (kind := next(kinds)) is Exception:
+        log.error("request %s failed", request.state.request_id, exc_info=error)
+    return await HANDLERS[kind](request, error)
+
+
 HANDLERS: dict[int | type[Exception], Handler] = {
     Problem: on_problem,
     RequestValidationError: on_validation,

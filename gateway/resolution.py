@@ -57,6 +57,7 @@ class Resolved:
             width=width,
             strength=self.strength,
             image=image,
+            priority=fields.priority,
         )
 
 

@@ -1,7 +1,8 @@
 """The gateway's routes."""
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -9,8 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from families import FamilySpec
 from gateway.disconnect import unless_client_leaves
+from gateway.events import EVENTS, events, wants_events
 from gateway.faults import RETRY_AFTER
-from gateway.generation import Drawing, Stopwatch, answer, keep
+from gateway.generation import Drawing, Ordered, Stopwatch, answer, keep
 from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
 from gateway.problems import Problem, documented
@@ -46,21 +48,46 @@ def services(request: Request) -> Services:
 Using = Annotated[Services, Depends(services)]
 
 
+async def place(use: Using) -> AsyncIterator[None]:
+    """Held until the answer is sent; asked for before the body is read."""
+    with use.drawing.places.place():
+        yield
+
+
 @router.post(
     "/generate-image",
+    response_model=GenerateResponse,
     openapi_extra=DOCUMENTED,
-    responses=documented(400, 413, 415, 422, 500, 502, 503, 504, 507),
+    responses={**EVENTS, **documented(400, 413, 415, 422, 500, 502, 503, 504, 507)},
 )
 async def generate_image(
-    request: Request, response: Response, asked: Annotated[Asked, Depends(read)], use: Using
-) -> GenerateResponse:
-    """Draws one picture, from text alone or from a base image, and answers with its URL."""
+    request: Request,
+    response: Response,
+    _: Annotated[None, Depends(place)],
+    asked: Annotated[Asked, Depends(read)],
+    use: Using,
+) -> GenerateResponse | Response:
+    """Draws one picture, from text alone or from a base image, and answers with its URL.
+
+    With `Accept: text/event-stream`, events `progress` tell how far it is; the last event is `done`, with the
+    answer, or `error`, with a problem.
+    """
     watch = Stopwatch()
-    drawing = use.drawing.draw(asked, request.state.request_id, watch)
-    resolved, sample, picture = await unless_client_leaves(request, drawing)
-    image_id = await keep(picture, use.storage, watch)
+    ordering = use.drawing.order(asked, request.state.request_id, watch)
+    ordered = await unless_client_leaves(request, ordering)
+    work = _finished(request, use, ordered, watch)
+    if wants_events(request):
+        return events(request, work, lambda: use.drawing.progress(ordered))
+    answered = await unless_client_leaves(request, work)
     response.headers["Server-Timing"] = watch.server_timing
-    return answer(resolved, sample, picture, _url(request, use.settings, image_id), watch.seconds)
+    return answered
+
+
+async def _finished(request: Request, use: Services, ordered: Ordered, watch: Stopwatch) -> GenerateResponse:
+    """Draws, stores and answers; what is drawn is stored, whoever has left meanwhile."""
+    picture = await use.drawing.draw(ordered, watch)
+    image_id = await asyncio.shield(keep(picture, use.storage, watch))
+    return answer(ordered, picture, _url(request, use.settings, image_id), watch.seconds)
 
 
 def _url(request: Request, settings: Settings, image_id: str) -> str:

@@ -51,6 +51,7 @@ Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Model = Annotated[str, _one_of(FAMILIES), Field(json_schema_extra={"enum": list(FAMILIES)})]
 Scheduler = Annotated[str, _one_of(SCHEDULERS), Field(json_schema_extra={"enum": SCHEDULERS})]
 Pixels = Annotated[int, Field(gt=0)]
+Priority = Literal["interactive", "batch"]
 
 
 class LoraChoice(BaseModel):
@@ -120,6 +121,9 @@ class GenerateRequest(BaseModel):
     strength: float | None = Field(
         None, allow_inf_nan=False, description="with a base image, in (0, 1]: how far to leave it"
     )
+    priority: Priority = Field(
+        "interactive", description="batch: work that may wait while others draw pictures to look at"
+    )
     width: Pixels | None = Field(
         None, description="pixels; default: the native size, or one of the base image's aspect"
     )
@@ -168,6 +172,17 @@ class GenerateResponse(BaseModel):
     width: int
     height: int
     warnings: list[PromptTruncated]
+
+
+class ProgressEvent(BaseModel):
+    """How far a request is. `step` of `steps` is made; the picture to come, small, is a data: URI."""
+
+    state: Literal["pending", "running"]
+    step: int
+    steps: int
+    seconds: float = Field(description="since the model server took it up")
+    eta_seconds: float | None = Field(description="until it is drawn, once a step has been made")
+    preview: str | None
 
 
 class ListedLora(BaseModel):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, HttpUrl, PositiveFloat, ValidationError, field_validator
+from pydantic import Field, HttpUrl, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from families.adapters import store_folder
@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         default=(),
         description="hosts of your own, HOST or HOST:PORT with commas between, that base images may come "
         "from though their addresses are not public",
+    )
+    max_in_flight: PositiveInt = Field(
+        default=64, description="requests being drawn or waiting at once; more are answered 503"
     )
     deadline_seconds: PositiveFloat = Field(default=120.0, description="longest wait for one picture")
     probe_seconds: PositiveFloat = Field(default=5.0, description="longest wait for readiness or config")

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from families.control import PRIORITY_CLASS
+from gateway.control import Control, Progress
 from gateway.faults import fault_of
 from gateway.limits import Limits
 from gateway.replies import ReplyError, arrays
@@ -44,8 +46,10 @@ class TritonClient:
         self._proof_ends: dict[str, float] = {}
         self._probing = asyncio.Lock()
         self._drawing: Counter[str] = Counter()
+        self._control = Control(self._client, probe_seconds)
 
     async def close(self) -> None:
+        await self._control.settled()
         await self._client.close()
 
     async def limits(self, order: Order) -> Limits:
@@ -58,24 +62,44 @@ class TritonClient:
             self._limits[order] = await self._with_retry(read, self._probe_seconds)
         return self._limits[order]
 
-    async def draw(self, sample: Sample, request_id: str) -> Picture:
-        """The picture of `sample`; cancelling the awaiting task cancels the call.
+    async def draw(self, sample: Sample, key: str) -> Picture:
+        """The picture of `sample`. `key` names the request in Triton, and must be its own.
 
-        On Triton 2.51 the models inside an ensemble do not see that: what is drawn is drawn to the end.
+        Cancelling the awaiting task cancels the call, and so does a deadline that passes. On Triton 2.51 the
+        models inside an ensemble do not see that, so the scheduler is told.
         """
-        name, inputs, family = sample.order.ensemble, sample.inputs(), sample.order.family.name
-
-        async def infer(timeout: float) -> Any:
-            return await self._client.infer(name, inputs, request_id=request_id, client_timeout=timeout)
-
+        family = sample.order.family.name
         self._drawing[family] += 1
         try:
-            reply = await self._with_retry(infer, self._deadline_seconds)
+            reply = await self._with_retry(self._inference(sample, key), self._deadline_seconds)
+        except (asyncio.CancelledError, InferenceServerException) as error:
+            if not isinstance(error, InferenceServerException) or fault_of(error).code == "DEADLINE_EXCEEDED":
+                self._control.cancel(family, key)
+            raise
         finally:
             self._drawing[family] -= 1
         picture = picture_of(arrays(reply.get_response(), sample.outputs()), sample.loras)
         self._proof_ends[family] = asyncio.get_running_loop().time() + PROOF_SECONDS
         return picture
+
+    def _inference(self, sample: Sample, key: str) -> Callable[[float], Awaitable[Any]]:
+        name, inputs = sample.order.ensemble, sample.inputs()
+
+        async def infer(timeout: float) -> Any:
+            return await self._client.infer(
+                name,
+                inputs,
+                request_id=key,
+                client_timeout=timeout,
+                timeout=int(timeout * 1e6),
+                parameters={PRIORITY_CLASS: sample.priority},
+            )
+
+        return infer
+
+    async def progress(self, order: Order, key: str) -> Progress | None:
+        """How far the request called `key` is; None if Triton cannot tell."""
+        return await self._control.progress(order.family.name, key)
 
     async def prove_ready(self) -> dict[Order, Limits]:
         """The limits of every ensemble that is served, if each family drew a picture lately, from whatever.

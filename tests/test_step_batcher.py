@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
 from diffusion.jobs import Job, Priority
 from diffusion.pending import INTERACTIVE_TURNS
-from diffusion.step_batcher import KEPT_GROUPS, Bounds, StepBatcher
+from diffusion.step_batcher import KEPT_GROUPS, REMEMBERED, Bounds, StepBatcher
 from families import InvalidRequest
 from tests.lines import Engine, Line, alone
 from tests.stepping import step_to_end
@@ -141,6 +141,22 @@ def test_a_newcomer_is_in_the_next_call_and_a_cancelled_one_is_not() -> None:
     assert engine.batches == [1, 2, 1]
     assert isinstance(first.endings[0], Cancelled) and first.job.samples[0].step == 2
     assert not batcher.cancel(first.job.key)
+
+
+def test_a_job_that_was_cancelled_on_its_way_ends_when_it_comes() -> None:
+    engine = Engine()
+    batcher, early, again = StepBatcher(engine, BOUNDS), Asked([(1, 6, 1, 3)]), Asked([(1, 6, 1, 3)])
+    assert not batcher.cancel(early.job.key)
+    batcher.submit(early.job)
+    batcher.step()
+    assert isinstance(early.endings[0], Cancelled) and engine.calls == []
+    again.job.key = early.job.key
+    batcher.submit(again.job)
+    step_to_end(batcher)
+    assert again.right and again.endings == [None]
+    for number in range(REMEMBERED + 1):
+        batcher.cancel(f"another {number}")
+    assert len(batcher._unwanted) == REMEMBERED
 
 
 def test_a_client_that_left_and_a_deadline_that_passed_end_a_job_before_the_next_call() -> None:

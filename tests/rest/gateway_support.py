@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import grpc
 import httpx2
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, serialize_byte_tensor
 
 from export import manifest
 from families.hashes import sha256_of_file
@@ -113,6 +114,14 @@ def is_problem(answer: httpx2.Response, status: int, *words: str) -> dict[str, A
     return problem
 
 
+def eventually(check: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether `check` comes true within so many seconds."""
+    ends = time.monotonic() + seconds
+    while not check() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return check()
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -124,10 +133,10 @@ Reply = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_
 
 
 class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Speaks Triton's protocol on `url`; answers inference with `reply` and counts the calls."""
+    """Speaks Triton's protocol; answers ensembles with `reply`, counts their calls, notes cancellations."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls, self.cancelled = 0, list[bytes]()
         self.parameters = dict(PARAMETERS)
         self.reply: Reply = lambda request, context: good_reply()
 
@@ -144,6 +153,13 @@ class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if request.model_name.endswith("_scheduler"):
+            self.cancelled += [
+                deserialize_bytes_tensor(raw).item()
+                for raw, tensor in zip(request.raw_input_contents, request.inputs, strict=True)
+                if tensor.name == "cancel"
+            ]
+            return service_pb2.ModelInferResponse()
         self.calls += 1
         return self.reply(request, context)
 

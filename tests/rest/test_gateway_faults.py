@@ -17,6 +17,9 @@ ROWS = {
     "queue full": (UNAVAILABLE, "Exceeds maximum queue size", 503, 1),
     "exhausted": (grpc.StatusCode.RESOURCE_EXHAUSTED, "no memory", 503, 1),
     "queue timeout": (UNAVAILABLE, "Request timeout expired", 503, 1),
+    "places": (UNAVAILABLE, "in ensemble 'x', all 64 places in the queue are taken", 503, 1),
+    "expired": (UNAVAILABLE, "in ensemble 'x', the deadline passed at step 3 of 28", 504, 1),
+    "cancelled": (grpc.StatusCode.CANCELLED, "in ensemble 'x', the request was cancelled", 503, 1),
     "stopping": (UNAVAILABLE, "Server is stopping, scheduler for model has stopped", 503, 2),
     "restricted": (UNAVAILABLE, "This protocol is restricted, expecting header", 500, 1),
     "reset": (UNAVAILABLE, "recvmsg:Connection reset by peer", 503, 2),
@@ -50,6 +53,7 @@ def test_each_fault_has_its_answer_and_its_number_of_tries(liar: Liar, lied_to: 
     is_problem(answer, status)
     assert message not in answer.text
     assert liar.calls == tries
+    assert len(liar.cancelled) == (name == "deadline")  # else Triton has ended it itself
     assert ("retry-after" in answer.headers) == (status == 503)
     assert lied_to.stored == set()
     liar.reply = lambda request, context: good_reply()
@@ -60,10 +64,12 @@ def test_the_table_is_tested_whole() -> None:
     assert len(ROWS) == len(FAULTS) + 2  # two messages of a lost connection, two codes for the last row
 
 
-def test_the_retry_sends_the_same_request(liar: Liar, lied_to: Gateway) -> None:
+def test_the_retry_sends_the_same_request_with_the_time_that_is_left(liar: Liar, lied_to: Gateway) -> None:
     seen: list[bytes] = []
+    left: list[int] = []
 
     def fails_once(request: Any, context: grpc.ServicerContext) -> Any:
+        left.append(request.parameters.pop("timeout").int64_param)
         seen.append(request.SerializeToString(deterministic=True))
         if len(seen) == 1:
             context.abort(UNAVAILABLE, "Socket closed")
@@ -72,6 +78,7 @@ def test_the_retry_sends_the_same_request(liar: Liar, lied_to: Gateway) -> None:
     liar.reply = fails_once
     assert lied_to.post(prompt="a mug").status_code == 200
     assert len(seen) == 2 and seen[0] == seen[1]
+    assert 5e6 >= left[0] > left[1] > 4e6
 
 
 def changed(**changes: Any) -> service_pb2.ModelInferResponse:

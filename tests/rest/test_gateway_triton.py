@@ -5,25 +5,25 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
-from gateway_support import Gateway, gateway_before, is_problem, seal, unused_port, write_repository
+from gateway_support import (
+    Gateway,
+    eventually,
+    gateway_before,
+    is_problem,
+    seal,
+    unused_port,
+    write_repository,
+)
 
 from gateway.samples import ORDERS
 from serving import EmbeddedTriton
 from serving.launch import Options
 
 IMPATIENT = Options(exit_timeout_seconds=1)  # Triton waits that long for a dead stub
-
-
-def eventually(check: Callable[[], bool], seconds: float = 10) -> bool:
-    ends = time.monotonic() + seconds
-    while not check() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return check()
 
 
 def journal(repository: Path) -> list[str]:

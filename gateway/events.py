@@ -1,0 +1,82 @@
+"""Progress of a request as server-sent events (HTML standard, section 9.2), its answer being the last one."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from gateway.control import Progress
+from gateway.disconnect import unless_client_leaves
+from gateway.handlers import explained
+from gateway.png import encode_png
+from gateway.schemas import GenerateResponse, ProgressEvent
+
+MEDIA_TYPE = "text/event-stream"
+PROGRESS_SECONDS = 0.25  # a look costs Triton about a millisecond
+COMMENT_EVERY = 60  # looks: proxies end connections on which nothing comes
+EVENTS: dict[int | str, dict[str, Any]] = {  # how OpenAPI describes them
+    200: {"content": {MEDIA_TYPE: {"schema": ProgressEvent.model_json_schema()}}}
+}
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+Look = Callable[[], Awaitable[Progress | None]]
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the client accepts events, by name."""
+    return MEDIA_TYPE in request.headers.get("accept", "")
+
+
+def events(request: Request, work: Coroutine[Any, Any, GenerateResponse], look: Look) -> StreamingResponse:
+    """Streams `progress` events while `work` goes on, then `done` with its result or `error` with a problem.
+
+    If the client leaves, `work` is cancelled.
+    """
+    return StreamingResponse(_stream(request, work, look), media_type=MEDIA_TYPE, headers=HEADERS)
+
+
+async def _stream(
+    request: Request, work: Coroutine[Any, Any, GenerateResponse], look: Look
+) -> AsyncIterator[str]:
+    working = asyncio.create_task(unless_client_leaves(request, work))
+    try:
+        async for progress in _progress(working, look):
+            yield progress
+        yield _event("done", working.result())
+    except Exception as error:
+        problem = bytes((await explained(request, error)).body)
+        yield f"event: error\ndata: {problem.decode()}\n\n"
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def _progress(working: asyncio.Task[GenerateResponse], look: Look) -> AsyncIterator[str]:
+    """An event whenever something has changed, a comment when nothing has for long; until `working` ends."""
+    last, unchanged = "", 0
+    while not (await asyncio.wait({working}, timeout=PROGRESS_SECONDS))[0]:
+        progress = await look()
+        told = _event("progress", _shown(progress)) if progress else ""
+        unchanged = 0 if told and told != last else unchanged + 1
+        if not unchanged:
+            yield told
+        elif unchanged % COMMENT_EVERY == 0:
+            yield ": still working\n\n"
+        last = told
+
+
+def _shown(progress: Progress) -> ProgressEvent:
+    preview = None if progress.preview is None else _data_uri(encode_png(progress.preview))
+    return ProgressEvent(**{**vars(progress), "preview": preview})
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _event(name: str, body: BaseModel) -> str:
+    return f"event: {name}\ndata: {json.dumps(body.model_dump())}\n\n"

@@ -1,0 +1,202 @@
+"""The scheduler in a real Triton: who cancels frees the place, progress is told, nothing is counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import InferInput
+from tritonclient.utils import InferenceServerException
+
+from benchmarks.inputs import requests
+from families import FLUX
+from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
+from gateway.samples import input_tensor
+from serving import EmbeddedTriton
+from tests.tiny_service import exported
+
+INPUTS = requests(Path("benchmarks/inputs/flux_text_to_image.json"))
+LONG = 50  # steps
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    with EmbeddedTriton([exported("flux-tiny")], tmp_path_factory.mktemp("logs")) as server:
+        yield server
+
+
+class Client:
+    def __init__(self, server: EmbeddedTriton) -> None:
+        self.server, self.grpc = server, triton.InferenceServerClient(server.grpc_url)
+
+    async def draw(self, number: int, steps: int = 8, **options: Any) -> bytes:
+        """The bytes of a picture."""
+        inputs = [*INPUTS[number % len(INPUTS)]]
+        inputs[2] = input_tensor(FLUX.ensembles[0].inputs[2], steps)
+        reply = await self.grpc.infer("flux_text_to_image", inputs, **options)
+        return bytes(reply.as_numpy("images").tobytes())
+
+    async def told(self, what: Any, key: str) -> Any:
+        reply = await self.grpc.infer("flux_scheduler", [input_tensor(what, key)])
+        return {**json.loads(reply.as_numpy(PROGRESS.name).item()), "preview": reply.as_numpy(PREVIEW.name)}
+
+    async def until(self, key: str, step: int) -> None:
+        while (await self.told(WATCH, key)).get("step", 0) < step:
+            await asyncio.sleep(0.005)
+
+    async def has_grown(self, before: Counter[str], **wanted: int) -> bool:
+        """Whether the ledger comes to be so many requests more than `before`: it is told now and then."""
+        for _ in range(100):
+            if (grown := self.counts() - before) == Counter(wanted):
+                return True
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"the ledger has grown by {dict(grown)}, expected {wanted}")
+
+    def counts(self) -> Counter[str]:
+        lines = urllib.request.urlopen(self.server.metrics_url).read().decode().splitlines()
+        prefix, model = "postpulse_requests_", '_total{model="flux_scheduler"} '
+        found = [line.removeprefix(prefix).split(model) for line in lines if line.startswith(prefix)]
+        return Counter({name: int(float(value)) for name, value in found})
+
+
+def run(server: EmbeddedTriton, test: Any) -> None:
+    async def main() -> None:
+        client = Client(server)
+        try:
+            await test(client)
+        finally:
+            await client.grpc.close()
+
+    asyncio.run(main())
+
+
+async def ended(drawing: asyncio.Task[bytes]) -> str:
+    """`finished`, or the status that it ended with."""
+    try:
+        await drawing
+    except (asyncio.CancelledError, InferenceServerException) as error:
+        return getattr(error, "status", lambda: "left")()
+    return "finished"
+
+
+def test_pictures_of_staggered_clients_are_those_of_one_at_a_time(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        mixed = [(number, (4, 9, 15)[number % 3]) for number in range(8)]
+        alone = [await client.draw(*each) for each in mixed]
+
+        async def later(place: int) -> bytes:
+            await asyncio.sleep(place * 0.02)
+            return await client.draw(*mixed[place])
+
+        assert list(await asyncio.gather(*map(later, range(8)))) == alone
+
+    run(server, test)
+
+
+def test_progress_and_a_preview_that_comes_to_look_like_the_picture(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        drawing = asyncio.create_task(client.draw(1, LONG, request_id="watched"))
+        await client.until("watched", LONG - 20)
+        told = await client.told(WATCH, "watched")
+        assert told["state"] == "running" and told["steps"] == LONG and told["eta_seconds"] > 0
+        picture = np.frombuffer(await drawing, np.uint8).reshape(16, 8, 16, 8, 3).mean((1, 3))
+        assert told["preview"].shape == (1, 16, 16, 3) and told["preview"].dtype == np.uint8
+        error = np.square(told["preview"][0] - picture).mean()
+        assert 10 * np.log10(255**2 / error) > 15
+        assert (await client.told(WATCH, "watched"))["state"] == "unknown"
+
+    run(server, test)
+
+
+def test_a_cancelled_request_ends_before_its_next_step(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        before = client.counts()
+        drawing = asyncio.create_task(client.draw(1, LONG, request_id="unwanted"))
+        await client.until("unwanted", 3)
+        assert (await client.told(CANCEL, "unwanted"))["state"] == "cancelled"
+        assert await ended(drawing) == "StatusCode.CANCELLED"
+        assert (await client.told(CANCEL, "early"))["state"] == "unknown"
+        assert await ended(asyncio.create_task(client.draw(1, request_id="early"))) == "StatusCode.CANCELLED"
+        assert await client.has_grown(before, started=2, cancelled=2)
+
+    run(server, test)
+
+
+def test_a_deadline_frees_the_place(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        before = client.counts()
+        with pytest.raises(InferenceServerException, match=f"the deadline passed at step \\d+ of {LONG}"):
+            await client.draw(1, LONG, timeout=50_000)
+        assert await client.has_grown(before, started=1, expired=1)
+
+    run(server, test)
+
+
+def test_an_unknown_priority_is_refused(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        with pytest.raises(InferenceServerException, match="'urgent' is unknown; choices: interact"):
+            await client.draw(1, parameters={PRIORITY_CLASS: "urgent"})
+        assert await client.draw(1, parameters={PRIORITY_CLASS: "batch"}) == await client.draw(1)
+
+    run(server, test)
+
+
+def scheduler_inputs(steps: int) -> list[InferInput]:
+    """A direct request to the scheduler; embeddings of zeros."""
+    shapes = {"prompt_embeds": (1, 64, 96), "pooled_prompt_embeds": (1, 64), "lora_a": (1, 4, 10368)}
+    shapes["lora_b"] = (1, 13376, 4)
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for name, value, dtype in (
+        ("seed", 1, np.int64), ("num_inference_steps", steps, np.int32), ("guidance_scale", 3.5, np.float32),
+        ("height", 128, np.int32), ("width", 128, np.int32), ("applied_loras", b"[]", np.object_),
+    ):  # fmt: skip
+        values[name] = np.array([[value]], dtype)
+    inputs = []
+    for name, array in values.items():
+        kind = {"O": "BYTES", "f": "FP32", "i": f"INT{8 * array.itemsize}"}[array.dtype.kind]
+        inputs.append(InferInput(name, array.shape, kind).set_data_from_numpy(array))
+    return inputs
+
+
+def test_a_direct_call_that_is_cancelled_over_grpc_frees_the_place(server: EmbeddedTriton) -> None:
+    async def test(client: Client) -> None:
+        before, inputs = client.counts(), scheduler_inputs(LONG)
+        drawing = asyncio.create_task(client.grpc.infer("flux_scheduler", inputs, request_id="direct"))
+        await client.until("direct", 3)
+        drawing.cancel()
+        assert await ended(drawing) == "left"
+        assert await client.has_grown(before, started=1, cancelled=1)
+
+    run(server, test)
+
+
+def test_every_request_of_200_cancelled_at_random_has_one_end(server: EmbeddedTriton) -> None:
+    chance = random.Random(6)
+
+    async def test(client: Client) -> None:
+        before = client.counts()
+
+        async def one(number: int) -> str:
+            key = f"random-{number}"
+            drawing = asyncio.create_task(client.draw(number, chance.randint(1, 12), request_id=key))
+            await asyncio.sleep(chance.expovariate(1 / 0.2))
+            await client.told(CANCEL, key)
+            return await ended(drawing)
+
+        ends = Counter[str]()
+        for start in range(0, 200, 20):
+            ends += Counter(await asyncio.gather(*map(one, range(start, start + 20))))
+        finished, cancelled = ends["finished"], ends["StatusCode.CANCELLED"]
+        assert finished + cancelled == 200 and min(finished, cancelled) > 10, ends
+        assert await client.has_grown(before, started=200, finished=finished, cancelled=cancelled)
+
+    run(server, test)
