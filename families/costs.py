@@ -41,3 +41,13 @@ def adapter_bytes(family: FamilySpec, component: ComponentSpec, configs: Configs
     """Bytes of one adapter of `rank`: lora_a [rank, in] and lora_b [out, rank] of every LoRA target."""
     targets = lora_targets(family, component, configs)
     return ADAPTER_BYTES * rank * sum(target.in_features + target.out_features for target in targets)
+
+
+def adapter_flops(family: FamilySpec, component: ComponentSpec, configs: Configs, axes: Axes) -> int:
+    """FLOPs that packs of rank `axes["rank"]` add to a call; zeros that fill a row up to the rank count."""
+    targets = {target.name for target in lora_targets(family, component, configs)}
+    return sum(
+        2 * axes["rank"] * (layer.in_features + layer.out_features) * layer.rows(axes)
+        for layer in layers(family, component, configs)
+        if layer.name in targets
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from export.lora import attach
 from export.wrappers import WRAPPERS
 from families import FAMILIES, FamilySpec
-from families.costs import adapter_bytes, flops, parameter_count, weight_bytes
+from families.costs import adapter_bytes, adapter_flops, flops, parameter_count, weight_bytes
 from families.layers import lora_targets, parameters
 from families.published import FLUX_1_DEV, PUBLISHED, SDXL_BASE, Published
 from families.spec import Axes, Configs
@@ -99,6 +101,22 @@ def test_flops_are_torchs(name: str, component: str, batch: int, height: int, wi
     axes = published.family.axes(batch=batch, height=height, width=width, text_length=length)
     ours = flops(published.family, published.family.component(component), configs_of(name, size), axes)
     assert ours == counted(name, component, size, axes)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_adapters_flops_are_torchs(name: str) -> None:
+    published, configs = PUBLISHED[name], configs_of(name, "tiny")
+    family, folder = published.family, DENOISERS[name]
+    known = family, family.component(folder), configs
+    axes = family.axes(batch=2, height=128, width=64, text_length=77, rank=6)
+    model = deepcopy(model_of(name, folder, "tiny"))
+    wrapper = WRAPPERS[family.name][folder](model, attach(model, targets := lora_targets(*known)))
+    packs = {"lora_a": (2, 6, targets[-1].in_offset + targets[-1].in_features),
+             "lora_b": (2, targets[-1].out_offset + targets[-1].out_features, 6)}  # fmt: skip
+    inputs = inputs_of(published, folder, axes, configs)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        wrapper(**inputs, **{pack: torch.zeros(shape, device="meta") for pack, shape in packs.items()})
+    assert flops(*known, axes) + adapter_flops(*known, axes) == counter.get_total_flops()
 
 
 def total(published: Published, *components: str) -> int:

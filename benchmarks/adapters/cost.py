@@ -13,8 +13,7 @@ from benchmarks.adapters.turns import Row, cpu_ratio, in_turns, milliseconds, ra
 from export.checkpoint import open_checkpoint
 from export.layout import Structure
 from families import Axes
-from families.costs import flops
-from families.layers import layers
+from families.costs import adapter_flops, flops
 
 # The width from which rank 16 is to cost at most 5 %: 8 heads as wide as FLUX.1-dev's.
 WIDE = topology(blocks=1, single_blocks=1, heads=8, axes_dims_rope=(16, 56, 56))
@@ -76,13 +75,7 @@ def measured(engines: Engines, size: int, text_length: int, rank: int, scale: fl
 def flops_ratio(lora: Denoiser, axes: Axes) -> float:
     """Of the arithmetic of a call with packs to that without."""
     known = lora.family, lora.component, lora.layout.checkpoint.configs
-    targets = {target.name for target in lora.layout.targets(lora.component)}
-    added = sum(
-        2 * axes["rank"] * (layer.in_features + layer.out_features) * layer.rows(axes)
-        for layer in layers(*known)
-        if layer.name in targets
-    )
-    return 1 + added / flops(*known, axes)
+    return 1 + adapter_flops(*known, axes) / flops(*known, axes)
 
 
 def difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
