@@ -29,20 +29,24 @@ WEBP = {"quality": 90, "method": 2}
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """PNG of RGB `pixels`, uint8 [height, width, 3], both at least 1. Other threads run meanwhile."""
     height, width, _ = pixels.shape
-    header = struct.pack(">II", width, height) + EIGHT_BIT_RGB
-    data = isal_zlib.compress(_filtered(pixels), LEVEL)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return png_file(height, width, isal_zlib.compress(filtered(pixels), LEVEL))
 
 
-def _filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def filtered(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 [height, 1 + 3 * width]: rows less the row above, modulo 256, after the filter's number."""
     height, width, channels = pixels.shape
     rows = pixels.reshape(height, width * channels)
-    filtered = np.empty((height, 1 + width * channels), np.uint8)
-    filtered[:, 0] = UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    return filtered
+    result = np.empty((height, 1 + width * channels), np.uint8)
+    result[:, 0] = UP
+    result[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=result[1:, 1:])
+    return result
+
+
+def png_file(height: int, width: int, data: bytes) -> bytes:
+    """The PNG of `data`, the zlib stream of an RGB picture's filtered rows."""
+    header = struct.pack(">II", width, height) + EIGHT_BIT_RGB
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
