@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import skimage
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.adapters.turns import Row, conditions, cpu_milliseconds, cpu_ratio, in_turns, line, table
 from finetune.dataset import Pixels
@@ -42,7 +42,7 @@ def opened(path: Path) -> Image.Image:
 
 
 def pictures(size: int) -> Iterator[tuple[str, Pixels]]:
-    """Photographs of `size` pixels a side, one with a sensor's grain, and noise: the worst case."""
+    """Photographs of `size` pixels a side, one with a sensor's grain; letters; noise, the worst case."""
     photographs = Path(skimage.__file__).parent / "data"
     for name in PHOTOGRAPHS:
         yield name, np.asarray(opened(photographs / name).resize((size, size), Image.Resampling.LANCZOS))
@@ -50,7 +50,18 @@ def pictures(size: int) -> Iterator[tuple[str, Pixels]]:
     first = np.asarray(opened(photographs / PHOTOGRAPHS[0]).resize((size, size)))
     grainy = first + random.normal(0, GRAIN, first.shape)
     yield f"{PHOTOGRAPHS[0]} with grain", grainy.clip(0, 255).astype(np.uint8)
+    yield "letters", letters(size)
     yield "noise", random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def letters(size: int) -> Pixels:
+    """Lines of small coloured letters on a coloured ground."""
+    picture = Image.new("RGB", (size, size), "royalblue")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    for line_number, top in enumerate(range(0, size, 20)):
+        colour = ("crimson", "white", "seagreen")[line_number % 3]
+        draw.text((4, top), "Half price today only, while stocks last. " * (size // 200), colour, font)
+    return np.asarray(picture)
 
 
 def by_pillow(form: str, **options: Any) -> Encoder:

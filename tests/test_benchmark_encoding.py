@@ -40,7 +40,7 @@ def test_an_encoder_that_changes_pixels_is_found_out(monkeypatch: pytest.MonkeyP
 
 
 def test_the_pictures_are_at_hand_and_differ() -> None:
-    found = dict(encoding.pictures(16))
-    assert len({pixels.tobytes() for pixels in found.values()}) == len(encoding.PHOTOGRAPHS) + 2
-    assert {pixels.shape for pixels in found.values()} == {(16, 16, 3)}
+    found = dict(encoding.pictures(256))
+    assert len({pixels.tobytes() for pixels in found.values()}) == len(encoding.PHOTOGRAPHS) + 3
+    assert {pixels.shape for pixels in found.values()} == {(256, 256, 3)}
     assert all(path.is_file() for path in encoding.DRAWN)
