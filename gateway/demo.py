@@ -71,11 +71,11 @@ def ask(url: str, body: dict[str, Any], output: Path) -> bytes:
     said = {name: f"{value:.60}" if isinstance(value, str) else value for name, value in body.items()}
     show(f"POST {url}/generate-image {json.dumps(said, ensure_ascii=False)}")
     answer = json.loads(fetch(f"{url}/generate-image", body))
-    png = fetch(answer["generated_image_url"])
-    output.write_bytes(png)
+    content = fetch(answer["generated_image_url"])
+    output.write_bytes(content)
     show(json.dumps(answer, indent=2, ensure_ascii=False))
     show(f"picture: {output}")
-    return png
+    return content
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from gateway.control import Progress
 from gateway.disconnect import unless_client_leaves
+from gateway.encoding import encode_png
 from gateway.handlers import explained
-from gateway.png import encode_png
 from gateway.schemas import GenerateResponse, ProgressEvent
 
 MEDIA_TYPE = "text/event-stream"

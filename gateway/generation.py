@@ -17,9 +17,9 @@ from gateway.base_image.decode import Decoder
 from gateway.base_image.fetch import Fetcher
 from gateway.base_image.fit import Sizing
 from gateway.control import Progress
+from gateway.encoding import encode
 from gateway.intake import Asked
 from gateway.places import Places
-from gateway.png import encode_png
 from gateway.resolution import Resolved, resolve, size_of
 from gateway.samples import Picture, Sample
 from gateway.schemas import AppliedLora, GenerateResponse, PromptTruncated
@@ -116,12 +116,12 @@ class Drawing:
         return resolved.sample(height, width, loras, image)
 
 
-async def keep(picture: Picture, storage: Storage, watch: Stopwatch) -> str:
-    """Encodes off the event loop, stores, and returns the picture's id."""
+async def keep(picture: Picture, output_format: str, storage: Storage, watch: Stopwatch) -> str:
+    """Encodes off the event loop, stores, and returns the name of the picture's file."""
     with watch.stage("encode"):
-        png = await asyncio.to_thread(encode_png, picture.pixels)
+        content = await asyncio.to_thread(encode, picture.pixels, output_format)
     with watch.stage("store"):
-        return await storage.save(png)
+        return await storage.save(content, output_format)
 
 
 def answer(ordered: Ordered, picture: Picture, url: str, seconds: float) -> GenerateResponse:
@@ -144,6 +144,7 @@ def answer(ordered: Ordered, picture: Picture, url: str, seconds: float) -> Gene
         strength=sample.strength,
         width=sample.width,
         height=sample.height,
+        output_format=ordered.resolved.output_format,
         warnings=warnings_of(picture),
     )
 

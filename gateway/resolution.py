@@ -12,6 +12,7 @@ from families import FAMILIES, FLUX, SDXL, FamilySpec, InvalidRequest, check_str
 from families.loras import Lora
 from families.tasks import IMAGE_TO_IMAGE, TEXT_TO_IMAGE
 from gateway.adapters import AdapterTable
+from gateway.encoding import DEFAULT_FORMAT
 from gateway.intake import Asked
 from gateway.limits import Limits
 from gateway.problems import ErrorItem, shown
@@ -38,6 +39,7 @@ class Resolved:
     guidance_scale: float
     scheduler: str
     strength: float | None
+    output_format: str
 
     def sample(
         self, height: int, width: int, loras: tuple[Lora, ...], image: NDArray[np.uint8] | None = None
@@ -76,6 +78,7 @@ def resolve(asked: Asked, table: AdapterTable) -> Resolved:
         guidance_scale=_default(fields.guidance_scale, family.guidance_scale.default),
         scheduler=fields.scheduler or family.schedulers[0],
         strength=_as_sent(_default(fields.strength, family.default_strength)) if image else None,
+        output_format=fields.output_format or DEFAULT_FORMAT,
     )
     if wrong := _refusals(resolved, family, table):
         raise invalid(wrong)

@@ -86,27 +86,27 @@ async def generate_image(
 async def _finished(request: Request, use: Services, ordered: Ordered, watch: Stopwatch) -> GenerateResponse:
     """Draws, stores and answers; what is drawn is stored, whoever has left meanwhile."""
     picture = await use.drawing.draw(ordered, watch)
-    image_id = await asyncio.shield(keep(picture, use.storage, watch))
-    return answer(ordered, picture, _url(request, use.settings, image_id), watch.seconds)
+    name = await asyncio.shield(keep(picture, ordered.resolved.output_format, use.storage, watch))
+    return answer(ordered, picture, _url(request, use.settings, name), watch.seconds)
 
 
-def _url(request: Request, settings: Settings, image_id: str) -> str:
+def _url(request: Request, settings: Settings, name: str) -> str:
     base = str(settings.public_url or request.base_url)
-    return f"{base.rstrip('/')}/images/{image_id}.png"
+    return f"{base.rstrip('/')}/images/{name}"
 
 
-@router.get("/images/{image_id}.png", response_class=Response, responses=documented(404, 503))
-@router.head("/images/{image_id}.png", include_in_schema=False)
-async def image(request: Request, image_id: str, use: Using) -> Response:
-    """A stored picture. It never changes, so its id is its ETag."""
-    png = await use.storage.load(image_id)
-    if png is None:
-        raise Problem(404, "No such image", f"there is no image '{image_id[:64]}'")
-    etag, known = f'"{image_id}"', request.headers.get("if-none-match", "")
-    headers = {**IMAGE_HEADERS, "ETag": etag, "Content-Disposition": f'inline; filename="{image_id}.png"'}
+@router.get("/images/{name}", response_class=Response, responses=documented(404, 503))
+@router.head("/images/{name}", include_in_schema=False)
+async def image(request: Request, name: str, use: Using) -> Response:
+    """A stored picture. It never changes, so its name is its ETag."""
+    content = await use.storage.load(name)
+    if content is None:
+        raise Problem(404, "No such image", f"there is no image '{name[:64]}'")
+    etag, known = f'"{name}"', request.headers.get("if-none-match", "")
+    headers = {**IMAGE_HEADERS, "ETag": etag, "Content-Disposition": f'inline; filename="{name}"'}
     if known == "*" or etag in known:
         return Response(status_code=304, headers=headers)
-    return Response(png, headers=headers, media_type="image/png")
+    return Response(content, headers=headers, media_type=f"image/{name.partition('.')[2]}")
 
 
 @router.get("/industries")

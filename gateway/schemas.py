@@ -12,6 +12,7 @@ from families import FAMILIES
 from families.adapters import LORA_SCALE, NAME
 from families.loras import MAX_LORAS
 from gateway.base_image.limits import LIMITS
+from gateway.encoding import OUTPUT_FORMATS
 from gateway.problems import shown
 
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
@@ -50,6 +51,9 @@ Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_clean)]
 Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Model = Annotated[str, _one_of(FAMILIES), Field(json_schema_extra={"enum": list(FAMILIES)})]
 Scheduler = Annotated[str, _one_of(SCHEDULERS), Field(json_schema_extra={"enum": SCHEDULERS})]
+OutputFormat = Annotated[
+    str, _one_of(OUTPUT_FORMATS), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
+]
 Pixels = Annotated[int, Field(gt=0)]
 Priority = Literal["interactive", "batch"]
 
@@ -128,6 +132,9 @@ class GenerateRequest(BaseModel):
         None, description="pixels; default: the native size, or one of the base image's aspect"
     )
     height: Pixels | None = Field(None, description="as width")
+    output_format: OutputFormat | None = Field(
+        None, description="default: png, which is lossless; jpeg keeps colours sharp; webp is the smallest"
+    )
 
 
 class PromptTruncated(BaseModel):
@@ -171,6 +178,7 @@ class GenerateResponse(BaseModel):
     strength: float | None
     width: int
     height: int
+    output_format: str
     warnings: list[PromptTruncated]
 
 

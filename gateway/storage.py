@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-IMAGE_ID = re.compile(r"[0-9a-f]{32}")
+NAME = re.compile(r"[0-9a-f]{32}\.[a-z]+")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -23,14 +23,17 @@ class StorageError(Exception):
 
 
 class Storage(Protocol):
-    """Keeps PNG files under ids that it chooses. A stored picture never changes."""
+    """Keeps pictures' files under names that it chooses. A stored picture never changes."""
 
-    async def save(self, png: bytes) -> str:
-        """Stores `png` and returns its id; StorageError if it cannot, and then nothing is stored."""
+    async def save(self, content: bytes, extension: str) -> str:
+        """Stores `content` and returns its name, `<id>.<extension>`.
+
+        StorageError if it cannot, and then nothing is stored.
+        """
         ...
 
-    async def load(self, image_id: str) -> bytes | None:
-        """The picture called `image_id`, None if there is none; StorageError if it cannot be read."""
+    async def load(self, name: str) -> bytes | None:
+        """The picture called `name`, None if there is none; StorageError if it cannot be read."""
         ...
 
 
@@ -41,26 +44,23 @@ class LocalStorage:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    async def save(self, png: bytes) -> str:
+    async def save(self, content: bytes, extension: str) -> str:
         # Random, not a content hash: repeating a request must not give the address of another's picture.
-        image_id = secrets.token_hex(16)
-        await _in_thread(lambda: self._write(image_id, png))
-        return image_id
+        name = f"{secrets.token_hex(16)}.{extension}"
+        await _in_thread(lambda: self._write(name, content))
+        return name
 
-    async def load(self, image_id: str) -> bytes | None:
-        if not IMAGE_ID.fullmatch(image_id):
+    async def load(self, name: str) -> bytes | None:
+        if not NAME.fullmatch(name):
             return None
-        return await _in_thread(lambda: self._read(self._path(image_id)))
+        return await _in_thread(lambda: self._read(self.folder / name))
 
-    def _path(self, image_id: str) -> Path:
-        return self.folder / f"{image_id}.png"
-
-    def _write(self, image_id: str, png: bytes) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         """Whole or not at all. Holding the exclusive part file makes the check and the rename one step."""
-        path, part = self._path(image_id), self.folder / f".{image_id}.part"
+        path, part = self.folder / name, self.folder / f".{name}.part"
         with part.open("xb") as file:
             try:
-                file.write(png)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 self._publish(part, path)

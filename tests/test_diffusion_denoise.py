@@ -7,12 +7,12 @@ from math import inf, nan
 
 import pytest
 import torch
+from lines import Engine, Line, alone
+from stepping import join_later, shared_calls
 from torch import Tensor
 
 from diffusion.errors import BadPrediction, EngineError
 from diffusion.step_batcher import denoise
-from tests.lines import Engine, Line, alone
-from tests.stepping import join_later, shared_calls
 
 
 @pytest.fixture

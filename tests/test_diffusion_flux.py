@@ -13,6 +13,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
+from stepping import join_later, shared_calls
 from torch import Tensor
 
 from diffusion.errors import BadPrediction
@@ -22,7 +23,6 @@ from diffusion.settings import Settings, check_rows
 from diffusion.step_batcher import denoise
 from families import FLUX, InvalidRequest, Range
 from finetune.pretrain_flux import SCHEDULER
-from tests.stepping import join_later, shared_calls
 
 # A batch multiplies matrices of another shape, and we scale the posterior where the pipeline scales the draw:
 # float32 rounds differently, by a few units in the last place of latents of size 4, a hundred times less

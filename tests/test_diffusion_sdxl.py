@@ -14,6 +14,7 @@ import random_checkpoint
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from PIL import Image
+from stepping import join_later, shared_calls
 from torch import Tensor
 
 from diffusion.errors import BadPrediction
@@ -25,7 +26,6 @@ from diffusion.step_batcher import denoise
 from export.wrappers import WRAPPERS
 from families import SDXL, InvalidRequest, Range
 from finetune.sdxl import SCHEDULER
-from tests.stepping import join_later, shared_calls
 
 # stable-diffusion-xl-base-1.0's; sdxl-tiny's goes on to noise 66 times as large as the picture, not 15.
 BASE = {**SCHEDULER, "beta_end": 0.012, "timestep_spacing": "leading"}

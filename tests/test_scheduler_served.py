@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
+from tiny_service import exported
 from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
@@ -22,7 +23,6 @@ from families import FLUX
 from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
 from gateway.samples import input_tensor
 from serving import EmbeddedTriton
-from tests.tiny_service import exported
 
 INPUTS = requests(Path("benchmarks/inputs/flux_text_to_image.json"))
 LONG = 50  # steps

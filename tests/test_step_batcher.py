@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lines import Engine, Line, alone
+from stepping import step_to_end
 from torch import Tensor
 
 from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
@@ -18,8 +20,6 @@ from diffusion.jobs import Job, Priority
 from diffusion.pending import INTERACTIVE_TURNS
 from diffusion.step_batcher import KEPT_GROUPS, REMEMBERED, Bounds, StepBatcher
 from families import InvalidRequest
-from tests.lines import Engine, Line, alone
-from tests.stepping import step_to_end
 
 ENDS = ("requests_finished", "requests_cancelled", "requests_expired", "requests_failed")
 BOUNDS = Bounds(max_rows=4, max_running=6, max_pending=5)

@@ -11,17 +11,14 @@ A table for people, then a line of JSON for each of its rows. One thread for tor
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from benchmarks.adapters import batch, cost, served, switch
-from benchmarks.adapters.turns import Row, line, table
+from benchmarks.adapters.turns import Row, conditions, line, table
 
 PACKAGES = ("torch", "onnxruntime", "diffusers", "peft")
 ROUNDS, STEPS = 21, 8
@@ -59,17 +56,8 @@ BENCHMARKS: Mapping[str, Callable[[Path, argparse.Namespace], Iterator[Row]]] = 
 }
 
 
-def conditions() -> str:
-    """What the figures hold for."""
-    info = Path("/proc/cpuinfo").read_text()
-    model = next(row.partition(":")[2].strip() for row in info.splitlines() if row.startswith("model name"))
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    load = os.getloadavg()[0]
-    return f"{date.today()}: {model}, {os.cpu_count()} cores, load {load:.1f}; one thread; {versions}"
-
-
 def report(name: str, options: argparse.Namespace) -> None:
-    print(f"\n{name}, {options.rounds} rounds, {conditions()}", flush=True)
+    print(f"\n{name}, {options.rounds} rounds, {conditions(PACKAGES)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         rows = list(BENCHMARKS[name](Path(folder), options))
     print(table(rows))

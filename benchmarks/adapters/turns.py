@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +90,15 @@ def ratio(timings: Timings, call: str, base: str) -> Spread:
 def cpu_ratio(timings: Timings, call: str, base: str) -> Spread:
     """The same of the process's own times."""
     return spread(a.cpu / b.cpu for a, b in zip(timings[call], timings[base], strict=True))
+
+
+def conditions(packages: Iterable[str]) -> str:
+    """What figures hold for: day, processor, load, and the versions of `packages`."""
+    info = Path("/proc/cpuinfo").read_text()
+    model = next(row.partition(":")[2].strip() for row in info.splitlines() if row.startswith("model name"))
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    load = os.getloadavg()[0]
+    return f"{date.today()}: {model}, {os.cpu_count()} cores, load {load:.1f}; one thread; {versions}"
 
 
 def table(rows: Sequence[Row]) -> str:

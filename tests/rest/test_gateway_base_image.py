@@ -116,6 +116,7 @@ def test_every_field_of_a_form_is_read_as_its_kind(gateway: Gateway) -> None:
     fields = {
         "prompt": "a mug", "model": "flux", "seed": 7, "num_inference_steps": 9, "guidance_scale": 1.5,
         "strength": 0.25, "style": "bold", "width": 48, "height": 80,
+        "output_format": "webp",
     }  # fmt: skip
     answer = upload(gateway, png(40, 40), **fields)
     told = answer.json()

@@ -66,7 +66,7 @@ def test_a_fault_of_ours_is_told_without_its_words(
     def broken(*_: object) -> bytes:
         raise ArithmeticError("secret")
 
-    monkeypatch.setattr("gateway.generation.encode_png", broken)
+    monkeypatch.setattr("gateway.generation.encode", broken)
     ((name, problem),) = events_of(asked(gateway, prompt="a mug"))
     assert (name, problem["status"]) == ("error", 500) and "secret" not in json.dumps(problem)
 

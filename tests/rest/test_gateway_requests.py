@@ -71,6 +71,12 @@ REFUSED = {
         ["negative_prompt", "U+0000"],
     ),
     "strength without an image": ({"prompt": "mug", "strength": 0.5}, ["strength", "no base image", "0.5"]),
+    "unknown format": (
+        {"prompt": "mug", "output_format": "gif"},
+        ["output_format", "'gif'", "png, jpeg, webp"],
+    ),
+    "format in capitals": ({"prompt": "mug", "output_format": "PNG"}, ["'PNG'", "png, jpeg, webp"]),
+    "format a number": ({"prompt": "mug", "output_format": 1}, ["output_format", "valid string"]),
     "url a number": ({"prompt": "mug", "base_image_url": 1}, ["base_image_url", "valid string"]),
     "four faults": (
         {"prompt": "", "seed": -1, "width": 0, "height": "1"},
@@ -165,6 +171,7 @@ def test_the_openapi_document_lists_the_choices(gateway: Gateway) -> None:
     fields, form = (content[kind]["schema"]["properties"] for kind in (JSON_TYPE, "multipart/form-data"))
     assert "GET /industries" in fields["industry"]["description"]
     assert ["flux", "sdxl"] in [option.get("enum") for option in fields["model"]["anyOf"]]
+    assert ["png", "jpeg", "webp"] in [option.get("enum") for option in fields["output_format"]["anyOf"]]
     assert form["base_image"] == {"type": "string", "format": "binary"} and "base_image" not in fields
     assert "application/problem+json" in route["responses"]["422"]["content"]
     assert gateway.http.get("/docs").status_code == 200
