@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-QUALITIES: Mapping[str, float | None] = {"high": None, "medium": 0.01, "low": 0.04}
-"""What a request may ask for -> the tolerance of its StepCache; None: the engine makes every step."""
+QUALITIES: Mapping[str, float | None] = {"high": None, "medium": 0.005, "low": 0.03}
+"""What a request may ask for -> the tolerance of its StepCache; None: the engine makes every step.
+
+tests/test_step_cache_quality.py holds flux-tiny's pictures to what medium and low may cost."""
 MAX_SKIPS = 8  # in a row, whatever the estimate says
 Points = Sequence[tuple[float, Tensor]]
 """Sigmas and the engine's predictions there, newest first."""
