@@ -68,6 +68,7 @@ VALUES: dict[str, Callable[[FamilySpec, int], Value]] = {
     "num_inference_steps": lambda family, number: int(family.num_inference_steps.default),
     "guidance_scale": lambda family, number: family.guidance_scale.default,
     "scheduler": lambda family, number: family.schedulers[0],
+    "quality": lambda family, number: family.qualities[0],
     "loras": lambda family, number: "",
     "strength": lambda family, number: family.default_strength,
     "height": lambda family, number: SIZE,

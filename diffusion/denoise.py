@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion.adapters.packs import Pack, stacked
 from diffusion.errors import BadPrediction, EngineError
+from diffusion.step_cache import StepCache
 from families.lora import LORA_A, LORA_B
 
 Engine = Callable[[Mapping[str, Tensor]], Tensor]
@@ -31,6 +32,7 @@ class Sample(ABC):
     ) -> None:
         self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
         self.adapters, self.rows = adapters, rows
+        self.cache: StepCache | None = None  # where a step may do without the engine
         self.step = 0
         self.prediction: Tensor | None = None  # of the last step, guided
         self.stepped: Any = None  # what the scheduler made of it
@@ -67,7 +69,13 @@ class Sample(ABC):
         if not torch.isfinite(prediction).all():
             self.error = BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
             return
-        self._advance(self.guided(prediction))
+        guided = self.guided(prediction)
+        self._advance(self.cache.observe(self.step, guided) if self.cache else guided)
+
+    def skip(self) -> None:
+        """Makes the steps to come that need no engine."""
+        while self.running and self.cache and (forecast := self.cache.forecast(self.step)) is not None:
+            self._advance(forecast)
 
     def _advance(self, guided: Tensor) -> None:
         try:

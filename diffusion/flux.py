@@ -15,6 +15,7 @@ from diffusion.adapters.packs import Pack
 from diffusion.denoise import Inputs, Sample
 from diffusion.latents import BaseImage, image_ids, pack, start_and_noise, unpack
 from diffusion.settings import Settings
+from diffusion.step_cache import QUALITIES, StepCache
 from families import FLUX
 
 
@@ -44,7 +45,10 @@ class FluxPicture:
         scheduler.set_begin_index(begin)
         timesteps = scheduler.timesteps[begin:]
         latents = random if start is None else scheduler.scale_noise(start, timesteps[:1], random)
-        return FluxSample(scheduler, timesteps, pack(latents), text, settings, adapters)
+        sample = FluxSample(scheduler, timesteps, pack(latents), text, settings, adapters)
+        if (tolerance := QUALITIES[settings.quality]) is not None:
+            sample.cache = StepCache(tolerance, scheduler.sigmas[begin:].tolist())
+        return sample
 
 
 def first_step(settings: Settings) -> int:

@@ -19,6 +19,7 @@ class Settings:
     width: int
     scheduler: str
     strength: float | None = None
+    quality: str = "high"
 
     def check(self, family: FamilySpec, sizes: Range) -> None:
         """InvalidRequest unless `family` may draw this in a deployment that takes `sizes` in pixels."""
@@ -29,6 +30,7 @@ class Settings:
         family.check_size("height", self.height, sizes)
         family.check_size("width", self.width, sizes)
         family.check_scheduler(self.scheduler)
+        family.check_quality(self.quality)
         if self.strength is not None:
             check_strength(self.strength, self.num_inference_steps)
 

@@ -187,7 +187,9 @@ def settings(request: Request, family: FamilySpec) -> list[Settings]:
     columns = [request.column(name) for name in ("seed", "num_inference_steps", "guidance_scale")]
     names = request.texts("scheduler") if request.has("scheduler") else [family.schedulers[0]] * count
     strengths = request.decimals("strength") if request.has("image") else [None] * count
-    return [Settings(*row) for row in zip(*columns, heights, widths, names, strengths, strict=True)]
+    qualities = request.texts("quality") if request.has("quality") else [family.qualities[0]] * count
+    rows = zip(*columns, heights, widths, names, strengths, qualities, strict=True)
+    return [Settings(*row) for row in rows]
 
 
 def _sizes(request: Request, count: int) -> tuple[list[int], list[int]]:

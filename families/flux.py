@@ -40,17 +40,31 @@ TRANSFORMER = ComponentSpec(
 
 STEPS = Range(1, 28, 50)
 GUIDANCE = Range(0.0, 3.5, 20.0)
+QUALITIES = ("high", "medium", "low")
 SETTINGS = (
     tasks.SEED,
     TensorSpec("num_inference_steps", "INT32", (1,), f"denoising steps, {STEPS}"),
     TensorSpec("guidance_scale", "FP32", (1,), f"how closely to follow the prompt, {GUIDANCE}; distilled"),
+    TensorSpec(
+        "quality",
+        "STRING",
+        (1,),
+        f"{', '.join(QUALITIES)}: below high, some steps are forecast, not computed",
+    ),
 )
 TEXT_STEPS = (
     Step("tokenizer", ("prompt",), ("input_ids", "input_ids_2", "prompt_tokens")),
     Step("text_encoder", ("input_ids",), (("pooler_output", "pooled_prompt_embeds"),)),
     Step("text_encoder_2", (("input_ids", "input_ids_2"),), (("last_hidden_state", "prompt_embeds"),)),
 )
-CONDITIONS = ("prompt_embeds", "pooled_prompt_embeds", "seed", "num_inference_steps", "guidance_scale")
+CONDITIONS = (
+    "prompt_embeds",
+    "pooled_prompt_embeds",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "quality",
+)
 
 FLUX = FamilySpec(
     name="flux",
@@ -65,4 +79,5 @@ FLUX = FamilySpec(
     num_inference_steps=STEPS,
     guidance_scale=GUIDANCE,
     default_strength=0.6,
+    qualities=QUALITIES,
 )

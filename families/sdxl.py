@@ -97,4 +97,5 @@ SDXL = FamilySpec(
     num_inference_steps=STEPS,
     guidance_scale=GUIDANCE,
     default_strength=0.6,
+    qualities=("high",),
 )

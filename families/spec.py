@@ -163,6 +163,7 @@ class FamilySpec:
     num_inference_steps: Range
     guidance_scale: Range
     default_strength: float
+    qualities: tuple[str, ...]  # that a request may name, if there is more than one; the first is the default
 
     @property
     def size_multiple(self) -> int:
@@ -183,6 +184,13 @@ class FamilySpec:
         if name not in self.schedulers:
             raise InvalidRequest(
                 f"scheduler {name!r} is not one of {self.name}'s; choices: {', '.join(self.schedulers)}"
+            )
+
+    def check_quality(self, name: str) -> None:
+        """InvalidRequest unless `name` is one of `qualities`."""
+        if name not in self.qualities:
+            raise InvalidRequest(
+                f"quality {name!r} is not one of {self.name}'s; choices: {', '.join(self.qualities)}"
             )
 
     def ensemble(self, task: str) -> EnsembleSpec:

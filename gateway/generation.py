@@ -141,6 +141,7 @@ def answer(ordered: Ordered, picture: Picture, url: str, seconds: float) -> Gene
         num_inference_steps=sample.num_inference_steps,
         guidance_scale=sample.guidance_scale,
         scheduler=sample.scheduler,
+        quality=sample.quality,
         strength=sample.strength,
         width=sample.width,
         height=sample.height,

@@ -38,6 +38,7 @@ class Resolved:
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    quality: str
     strength: float | None
     output_format: str
 
@@ -54,6 +55,7 @@ class Resolved:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             scheduler=self.scheduler,
+            quality=self.quality,
             loras=loras,
             height=height,
             width=width,
@@ -77,6 +79,7 @@ def resolve(asked: Asked, table: AdapterTable) -> Resolved:
         num_inference_steps=_default(fields.num_inference_steps, int(family.num_inference_steps.default)),
         guidance_scale=_default(fields.guidance_scale, family.guidance_scale.default),
         scheduler=fields.scheduler or family.schedulers[0],
+        quality=fields.quality or family.qualities[0],
         strength=_as_sent(_default(fields.strength, family.default_strength)) if image else None,
         output_format=fields.output_format or DEFAULT_FORMAT,
     )
@@ -111,6 +114,7 @@ def _refusals(resolved: Resolved, family: FamilySpec, table: AdapterTable) -> li
         ),
         "guidance_scale": lambda: family.guidance_scale.check("value", resolved.guidance_scale),
         "scheduler": lambda: family.check_scheduler(resolved.scheduler),
+        "quality": lambda: family.check_quality(resolved.quality),
         "negative_prompt": lambda: _check_negative(fields.negative_prompt, family),
         "strength": lambda: _check_strength(resolved),
     }

@@ -51,6 +51,7 @@ class Sample:
     loras: tuple[Lora, ...] = ()
     strength: float | None = None
     image: NDArray[np.uint8] | None = None
+    quality: str = "high"
     priority: str = "interactive"
 
     def inputs(self) -> list[InferInput]:

@@ -18,6 +18,7 @@ from gateway.problems import shown
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
 MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
 MAX_DATA_URI = LIMITS.max_bytes * 4 // 3 + 100  # characters; how long a URL may be is the fetcher's matter
+QUALITIES = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.qualities))
 SCHEDULERS = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.schedulers))
 
 
@@ -55,6 +56,7 @@ OutputFormat = Annotated[
     str, _one_of(OUTPUT_FORMATS), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
 ]
 Pixels = Annotated[int, Field(gt=0)]
+Quality = Annotated[str, _one_of(QUALITIES), Field(json_schema_extra={"enum": QUALITIES})]
 Priority = Literal["interactive", "batch"]
 
 
@@ -125,6 +127,9 @@ class GenerateRequest(BaseModel):
     strength: float | None = Field(
         None, allow_inf_nan=False, description="with a base image, in (0, 1]: how far to leave it"
     )
+    quality: Quality | None = Field(
+        None, description="flux only: below high, some steps are forecast, not computed; default: high"
+    )
     priority: Priority = Field(
         "interactive", description="batch: work that may wait while others draw pictures to look at"
     )
@@ -175,6 +180,7 @@ class GenerateResponse(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    quality: str
     strength: float | None
     width: int
     height: int

@@ -24,7 +24,7 @@ from benchmarks.gpu_check.check import Plan, plan_of, rows
 from benchmarks.gpu_check.device import Cpu
 from benchmarks.gpu_check.made import Made, dtype_of, precision_of, structure_of
 from benchmarks.gpu_check.sweep import MIXED, MOVED, TINY, Entry
-from diffusion.denoise import denoise
+from diffusion.step_batcher import denoise
 from families import FAMILIES, FLUX, FamilySpec
 from families.costs import adapter_flops, flops
 

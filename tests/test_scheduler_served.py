@@ -7,7 +7,7 @@ import json
 import random
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,16 @@ class Client:
     def __init__(self, server: EmbeddedTriton) -> None:
         self.server, self.grpc = server, triton.InferenceServerClient(server.grpc_url)
 
-    async def draw(self, number: int, steps: int = 8, **options: Any) -> bytes:
-        """The bytes of a picture."""
-        inputs = [*INPUTS[number % len(INPUTS)]]
-        inputs[2] = input_tensor(FLUX.ensembles[0].inputs[2], steps)
+    async def draw(
+        self, number: int, steps: int = 8, fields: Mapping[str, Any] = {}, **options: Any
+    ) -> bytes:
+        """The bytes of a picture: entry `number`, with other values for `fields`."""
+        changed = {"num_inference_steps": steps, **fields}
+        specs = {tensor.name: tensor for tensor in FLUX.ensembles[0].inputs}
+        inputs = [
+            input_tensor(specs[tensor.name()], changed[tensor.name()]) if tensor.name() in changed else tensor
+            for tensor in INPUTS[number % len(INPUTS)]
+        ]
         reply = await self.grpc.infer("flux_text_to_image", inputs, **options)
         return bytes(reply.as_numpy("images").tobytes())
 
@@ -61,9 +67,9 @@ class Client:
             await asyncio.sleep(0.05)
         raise AssertionError(f"the ledger has grown by {dict(grown)}, expected {wanted}")
 
-    def counts(self) -> Counter[str]:
+    def counts(self, prefix: str = "postpulse_requests_") -> Counter[str]:
         lines = urllib.request.urlopen(self.server.metrics_url).read().decode().splitlines()
-        prefix, model = "postpulse_requests_", '_total{model="flux_scheduler"} '
+        model = '_total{model="flux_scheduler"} '
         found = [line.removeprefix(prefix).split(model) for line in lines if line.startswith(prefix)]
         return Counter({name: int(float(value)) for name, value in found})
 
@@ -198,5 +204,42 @@ def test_every_request_of_200_cancelled_at_random_has_one_end(server: EmbeddedTr
         finished, cancelled = ends["finished"], ends["StatusCode.CANCELLED"]
         assert finished + cancelled == 200 and min(finished, cancelled) > 10, ends
         assert await client.has_grown(before, started=200, finished=finished, cancelled=cancelled)
+
+    run(server, test)
+
+
+def test_a_quality_below_high_saves_calls_beside_adapters_and_a_cancelled_request(
+    server: EmbeddedTriton,
+) -> None:
+    adapters = ["food", "technology", "travel", ""]
+
+    def loras(place: int) -> str:
+        return json.dumps([{"name": adapters[place]}] if adapters[place] else [])
+
+    async def test(client: Client) -> None:
+        async def draw(quality: str, place: int, key: str = "") -> bytes:
+            fields = {"quality": quality, "loras": loras(place)}
+            return await client.draw(place, 28, fields, request_id=key)
+
+        async def rows_of(quality: str) -> tuple[list[bytes], int]:
+            before = client.counts("postpulse_engine_")["rows"]
+            unwanted = asyncio.create_task(draw(quality, 1, "unwanted"))
+            drawing = asyncio.gather(*(draw(quality, place) for place in range(4)))
+            await client.until("unwanted", 1)
+            await client.told(CANCEL, "unwanted")
+            assert await ended(unwanted) == "StatusCode.CANCELLED"
+            pictures = await drawing
+            await asyncio.sleep(0.2)  # until it is told
+            return pictures, client.counts("postpulse_engine_")["rows"] - before
+
+        wanted, every = await rows_of("high")
+        found, some = await rows_of("medium")
+        assert every >= 4 * 28 and every / some >= 1.5
+        for one, other in zip(wanted, found, strict=True):
+            error = np.square(np.subtract(*(np.frombuffer(p, np.uint8).astype(float) for p in (one, other))))
+            assert 10 * np.log10(255**2 / error.mean()) >= 25
+        assert found == [await draw("medium", place) for place in range(4)]
+        with pytest.raises(InferenceServerException, match="'best' is not one of flux's; choices: high"):
+            await draw("best", 0)
 
     run(server, test)

@@ -14,7 +14,7 @@ from benchmarks.adapters.turns import Spread, line, spread
 from benchmarks.gpu_check.device import Device, Mark
 from benchmarks.gpu_check.made import Made
 from benchmarks.gpu_check.sweep import Entry
-from diffusion.denoise import denoise
+from diffusion.step_batcher import denoise
 
 WARM_UP, STEPS = 2, 5  # a step's end is the next one's start, so the last of a picture is not measured
 
