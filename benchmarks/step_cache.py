@@ -178,13 +178,17 @@ def measured(twin: Twin, adapters: str, wanted: Sequence[Wanted]) -> Iterator[Ro
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cache", description=__doc__)
     parser.add_argument("--pictures", type=int, default=66, help="of each kind, at most 200")
+    parser.add_argument("--output", type=Path, help="file for the lines of JSON too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     twin = Twin.load()
     rows = [*measured(twin, "none", without_adapters(options.pictures))]
     rows += measured(twin, ", ".join(INDUSTRIES), with_adapters(options.pictures))
     print(table(rows))
-    print("\n".join(map(line, rows)))
+    lines = "\n".join(map(line, rows))
+    print(lines)
+    if options.output:
+        options.output.write_text(f"{lines}\n")
 
 
 if __name__ == "__main__":
