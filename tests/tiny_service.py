@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from families.adapters import FILE_NAME
@@ -63,7 +64,9 @@ def exported(name: str) -> Path:
     """The repository of a shipped checkpoint, exported unless that has been done."""
     output = Path(f"build/{name}-cpu")
     command = ["--checkpoint", str(ASSETS / name), "--target", "cpu", "--output", str(output)]
-    subprocess.run([sys.executable, "-m", "export", *command], check=True)
+    output.parent.mkdir(exist_ok=True)
+    with FileLock(f"{output}.lock"):  # other processes of pytest-xdist want it too
+        subprocess.run([sys.executable, "-m", "export", *command], check=True)
     return output
 
 
