@@ -35,7 +35,7 @@ serve: repositories ## Triton and the gateway in the foreground, until Ctrl-C
 	$(PYTHON) -m gateway --embedded $(REPOSITORIES)
 
 test: setup ## run the tests, two at a time
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup ## run the tests that take minutes
 	$(PYTHON) -m pytest -m "slow and not gpu"

@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor
 
 from benchmarks.adapters.batch import packs_of
 from benchmarks.adapters.made import Denoiser
 from benchmarks.adapters.turns import Row, line, table
 from benchmarks.int8 import evaluation, fidelity, psnr
 from diffusion.adapters import Packs
-from diffusion.denoise import denoise
 from diffusion.flux import FluxPicture, FluxSample, FluxText
 from diffusion.settings import Settings
-from diffusion.step_cache import QUALITIES, StepCache
+from diffusion.step_batcher import denoise
+from diffusion.step_cache import QUALITIES
 from export.checkpoint import open_checkpoint
 from export.layout import Layout
 from export.parity import open_session
@@ -73,28 +72,6 @@ def with_adapters(count: int) -> list[Wanted]:
     return wanted
 
 
-class CachedSample(FluxSample):
-    """A sample that after each step of the engine's makes those that its cache forecasts; it counts calls."""
-
-    cache: StepCache | None = None
-    calls = 0
-
-    @classmethod
-    def of(cls, sample: FluxSample, tolerance: float | None) -> CachedSample:
-        """`sample` before its first step, with a cache unless every step is to be predicted."""
-        parts = sample.scheduler, sample.timesteps, sample.latents, sample.text, sample.settings
-        cached = cls(*parts, sample.adapters)
-        if tolerance is not None:
-            cached.cache = StepCache(tolerance, [*(sample.timesteps / 1000).tolist(), 0.0])
-        return cached
-
-    def advance(self, prediction: Tensor) -> None:
-        self.calls += 1
-        super().advance(self.cache.observe(self.step, prediction) if self.cache else prediction)
-        while self.running and self.cache and (forecast := self.cache.forecast(self.step)) is not None:
-            super().advance(forecast)
-
-
 @dataclass(frozen=True)
 class Drawn:
     """uint8 [N, H, W, 3], and how often the engine was asked for each."""
@@ -120,17 +97,16 @@ class Twin:
         engine = Denoiser(Layout(checkpoint, TARGETS["cpu"], lora=True), open_session(file))
         return cls(evaluate.load(CHECKPOINT), engine, packs_of(engine, ADAPTERS, checkpoint))
 
-    def start(self, wanted: Wanted, tolerance: float | None, steps: int = STEPS) -> CachedSample:
+    def start(self, wanted: Wanted, quality: str = "high", steps: int = STEPS) -> FluxSample:
         if wanted.prompt not in self._texts:
             self._texts[wanted.prompt] = FluxText(*self._objective.condition(wanted.prompt))
         guidance, scheduler = FLUX.guidance_scale.default, FLUX.schedulers[0]
-        settings = Settings(wanted.seed, steps, guidance, SIZE, SIZE, scheduler)
+        settings = Settings(wanted.seed, steps, guidance, SIZE, SIZE, scheduler, quality=quality)
         adapters = self.packs.packs(wanted.loras)
-        sample = self._picture.start(settings, self._texts[wanted.prompt], adapters=adapters)
-        return CachedSample.of(sample, tolerance)
+        return self._picture.start(settings, self._texts[wanted.prompt], adapters=adapters)
 
-    def draw(self, wanted: Sequence[Wanted], tolerance: float | None = None, steps: int = STEPS) -> Drawn:
-        samples = [self.start(each, tolerance, steps) for each in wanted]
+    def draw(self, wanted: Sequence[Wanted], quality: str = "high", steps: int = STEPS) -> Drawn:
+        samples = [self.start(each, quality, steps) for each in wanted]
         denoise(samples, self.engine, FLUX.max_rows(FLUX.denoiser))
         return Drawn(self.pixels(samples), [sample.calls for sample in samples])
 
@@ -168,7 +144,7 @@ def measured(twin: Twin, adapters: str, wanted: Sequence[Wanted]) -> Iterator[Ro
         return {**names, "quality": quality, "pictures": len(wanted), **figures(drawn, every), **shown}
 
     for quality, tolerance in QUALITIES.items():
-        drawn = every if tolerance is None else twin.draw(wanted, tolerance)
+        drawn = every if tolerance is None else twin.draw(wanted, quality)
         yield row(quality, drawn)
         if tolerance is not None:
             steps = round(float(np.mean(drawn.calls)))

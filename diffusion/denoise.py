@@ -32,8 +32,8 @@ class Sample(ABC):
     ) -> None:
         self.scheduler, self.timesteps, self.latents = scheduler, timesteps, latents
         self.adapters, self.rows = adapters, rows
-        self.cache: StepCache | None = None  # where a step may do without the engine
-        self.step = 0
+        self.cache: StepCache | None = None  # where steps may do without the engine
+        self.step, self.calls = 0, 0  # steps made, and predictions of the engine among them
         self.prediction: Tensor | None = None  # of the last step, guided
         self.stepped: Any = None  # what the scheduler made of it
         self.error: Exception | None = None
@@ -65,15 +65,16 @@ class Sample(ABC):
         return self.error is None and self.step < len(self.timesteps)
 
     def advance(self, prediction: Tensor) -> None:
-        """One step with the engine's `prediction` [rows, ...]; sets `error` if that is not finite."""
+        """One step with the engine's `prediction` [rows, ...], and those that the cache then forecasts.
+
+        Sets `error` if the prediction is not finite.
+        """
         if not torch.isfinite(prediction).all():
             self.error = BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
             return
         guided = self.guided(prediction)
+        self.calls += 1
         self._advance(self.cache.observe(self.step, guided) if self.cache else guided)
-
-    def skip(self) -> None:
-        """Makes the steps to come that need no engine."""
         while self.running and self.cache and (forecast := self.cache.forecast(self.step)) is not None:
             self._advance(forecast)
 

@@ -11,11 +11,17 @@ import torch
 
 from diffusion.adapters.packs import Pack, Packs, stacked
 from diffusion.triton_adapter import Deployment, Outputs, Request, Stage
+from diffusion.triton_metrics import Counters
 from families import FamilySpec, InvalidRequest
 from families.adapters import AdapterError, store_folder
 from families.layers import LoraTarget, lora_targets
 from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS
 from families.loras import Lora, applied_of, applied_text, loras_of, refused_text
+
+KEPT = {"packs_hits": "packs kept since their last use", "packs_misses": "packs that were merged anew"}
+    "packs_hits": "packs that were kept since their last use",
+    "packs_misses": "packs that were merged anew",
+}
 
 
 class LoraStage(Stage):
@@ -31,6 +37,7 @@ class LoraStage(Stage):
         self.merged = applied_of(deployment.parameters["merged_loras"])
         where = deployment.output_dtype(LORA_A), deployment.parameters["device"]
         engine = self._targets(deployment), self.max_rank, *where, deployment.parameters["denoiser_sha256"]
+        self.metrics = Counters(deployment.model, KEPT)
         self.packs = Packs(store_folder(), self.family, *engine)
 
     def _targets(self, deployment: Deployment) -> tuple[LoraTarget, ...]:
@@ -41,6 +48,7 @@ class LoraStage(Stage):
     def run(self, request: Request) -> Outputs:
         rows = [self.merged_or_refused(text) for text in request.texts(LORAS.name)]
         lora_a, lora_b = stacked([pack for pack, _ in rows])
+        self.metrics.tell({f"packs_{end}": number for end, number in self.packs.counts.items()})
         told = np.array([[text.encode()] for _, text in rows], dtype=np.object_)
         return {LORA_A: lora_a, LORA_B: lora_b, APPLIED_LORAS.name: told}
 

@@ -144,11 +144,9 @@ class StepBatcher:
         """Ends who must go, lets in who waits, makes one call of the engine, answers what is done."""
         self._leave()
         self._admit()
-        with torch.inference_mode():
-            for slot in self._running:
-                slot.sample.skip()
-            if members := self._members():
-                self._calls += 1
+        if members := self._members():
+            self._calls += 1
+            with torch.inference_mode():
                 self._call(members)
         for job in dict.fromkeys(slot.job for slot in self._running):
             if job.error or job.done:

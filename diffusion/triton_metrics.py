@@ -25,6 +25,6 @@ class Counters:
     def tell(self, counts: Mapping[str, int]) -> None:
         """Raises each metric to its count; one that has not grown costs nothing."""
         for name, told in self._told.items():
-            if (grown := counts[name] - told) > 0:
+            if (grown := counts.get(name, 0) - told) > 0:
                 self._metrics[name].increment(grown)
                 self._told[name] += grown

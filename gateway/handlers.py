@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from tritonclient.utils import InferenceServerException
 
 from families.adapters import AdapterError
@@ -83,7 +84,7 @@ async def on_adapters(request: Request, error: AdapterError) -> Response:
     return problem_response(request, Problem(500, "Adapters unavailable", detail))
 
 
-async def on_client_left(request: Request, _: ClientLeft) -> Response:
+async def on_client_left(request: Request, _: ClientLeft | ClientDisconnect) -> Response:
     log.info("request %s: the client left", request.state.request_id)
     return problem_response(request, Problem(499, "Client left", "the client closed the connection"))
 
@@ -111,5 +112,6 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     StorageError: on_storage,
     AdapterError: on_adapters,
     ClientLeft: on_client_left,
+    ClientDisconnect: on_client_left,
     Exception: on_crash,
 }

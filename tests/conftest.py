@@ -15,22 +15,6 @@ if TYPE_CHECKING:
     from tiny_service import Service
 
 
-# Made once a session, in minutes: files that use one stay in one process of pytest-xdist, and run first.
-SHARED = ("service", "exported")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every file stays in one process, for its module's fixtures."""
-    groups = dict[Path, str]()
-    for item in items:
-        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        groups[item.path] = used[0] if used else groups.get(item.path, item.path.name)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
-    items.sort(key=lambda item: groups[item.path] not in SHARED)
-
-
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Flux checkpoint of random weights, in diffusers' layout, with flux-tiny's structure."""

@@ -223,6 +223,7 @@ def test_the_cache_drops_what_was_used_longest_ago() -> None:
     assert (cache.get("d"), cache.get("a"), cache.bytes) == (None, "A", 8)
     cache.put("a", "AA", 6)
     assert (cache.get("a"), cache.get("c"), cache.bytes) == ("AA", "C", 10)
+    assert cache.counts == {"hits": 6, "misses": 2}
 
 
 def test_a_file_that_is_not_the_indexs_is_refused_and_the_next_one_works(shelf: Shelf) -> None:

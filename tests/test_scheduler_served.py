@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
@@ -21,7 +22,10 @@ from tritonclient.utils import InferenceServerException
 from benchmarks.inputs import requests
 from families import FLUX
 from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
+from gateway.app import create_app
 from gateway.samples import input_tensor
+from gateway.server import background
+from gateway.settings import Settings
 from serving import EmbeddedTriton
 
 INPUTS = requests(Path("benchmarks/inputs/flux_text_to_image.json"))
@@ -241,5 +245,34 @@ def test_a_quality_below_high_saves_calls_beside_adapters_and_a_cancelled_reques
         assert found == [await draw("medium", place) for place in range(4)]
         with pytest.raises(InferenceServerException, match="'best' is not one of flux's; choices: high"):
             await draw("best", 0)
+
+    run(server, test)
+
+
+def test_clients_that_leave_the_gateway_store_nothing(server: EmbeddedTriton, tmp_path: Path) -> None:
+    """Each is given up after a random time: what is cancelled is not stored, what is answered is."""
+    chance = random.Random(7)
+    chosen = Settings(triton_url=server.grpc_url, storage_folder=tmp_path / "pictures", public_url=None)
+
+    async def test(client: Client) -> None:
+        before = client.counts()
+
+        async def one(http: httpx2.AsyncClient, number: int) -> bool:
+            body = {"prompt": f"a red mug {number % 5}", "num_inference_steps": chance.randint(1, 12)}
+            asking = http.post("/generate-image", json=body)
+            try:
+                return (await asyncio.wait_for(asking, chance.uniform(0.05, 1))).status_code == 200
+            except TimeoutError:
+                return False
+
+        with background(create_app(chosen), chosen) as url:
+            async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=60) as http:
+                rounds = [await asyncio.gather(*(one(http, n) for n in range(16))) for _ in range(5)]
+        answered = sum(map(sum, rounds))
+        await asyncio.sleep(2)  # until the ledger is told
+        grown, stored = client.counts() - before, len(list(chosen.storage_folder.iterdir()))
+        assert set(grown) == {"started", "finished", "cancelled"}
+        assert grown["started"] == grown["finished"] + grown["cancelled"]
+        assert 5 < answered <= stored <= grown["finished"] and grown["cancelled"] > 5
 
     run(server, test)

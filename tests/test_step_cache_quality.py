@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stepping import step_to_end, submit
 from tiny_service import exported
 
 from benchmarks.step_cache import STEPS, Drawn, Twin, Wanted, figures, with_adapters, without_adapters
-from diffusion.denoise import Denoiser
-from diffusion.step_cache import QUALITIES
+from diffusion.jobs import Job
+from diffusion.step_batcher import Bounds, StepBatcher
 from families import FLUX
 from families.loras import Lora
 
@@ -41,7 +42,7 @@ def every(twin: Twin) -> Drawn:
 def test_fewer_calls_draw_nearly_the_same(
     twin: Twin, every: Drawn, quality: str, fewer: float, median: float, worst: float
 ) -> None:
-    found = figures(twin.draw(WANTED, QUALITIES[quality]), every)
+    found = figures(twin.draw(WANTED, quality), every)
     assert found["fewer calls"] >= fewer
     assert found["psnr median"] >= median and found["psnr min"] >= worst
     assert found["ssim median"] >= 0.99
@@ -50,25 +51,28 @@ def test_fewer_calls_draw_nearly_the_same(
 def test_another_adapter_is_further_away_than_any_quality(twin: Twin, every: Drawn) -> None:
     """What the limits are worth: PSNR tells another picture."""
     others = [replace(each, loras=(Lora("travel"),)) for each in WANTED]
-    assert figures(twin.draw(others, QUALITIES["low"]), every)["psnr median"] < 30
+    assert figures(twin.draw(others, "low"), every)["psnr median"] < 30
 
 
 def test_who_shares_the_calls_or_is_cancelled_changes_no_picture(twin: Twin) -> None:
-    tolerance, denoiser = QUALITIES["medium"], Denoiser(twin.engine, FLUX.max_rows(FLUX.denoiser))
-    early, cancelled, late = (twin.start(each, tolerance) for each in WANTED[:3])
-    plain = twin.start(WANTED[3], None)
-    running = [early, cancelled, plain]
-    for tick in range(STEPS):
-        if tick == 4:
-            running = [early, late, plain]
-        denoiser.tick([sample for sample in running if sample.running])
+    batcher = StepBatcher(twin.engine, Bounds(FLUX.max_rows(FLUX.denoiser)))
+    early, cancelled, late = (twin.start(each, "medium") for each in WANTED[:3])
+    plain, unwanted = twin.start(WANTED[3]), Job([cancelled], lambda _: None, key="unwanted")
+    submit(batcher, early, plain)
+    batcher.submit(unwanted)
+    for _ in range(4):
+        batcher.step()
+    assert batcher.cancel("unwanted")
+    submit(batcher, late)
+    step_to_end(batcher)
     assert cancelled.running and cancelled.calls == 4
-    alone = [drawn_alone(twin, WANTED[place], tolerance) for place in (0, 2)] + [drawn_alone(twin, WANTED[3])]
+    alone = [drawn_alone(twin, WANTED[place], "medium") for place in (0, 2)]
+    alone.append(drawn_alone(twin, WANTED[3], "high"))
     for sample, (pixels, calls) in zip([early, late, plain], alone, strict=True):
         assert sample.calls == calls
         assert np.array_equal(twin.pixels([sample]), pixels)
 
 
-def drawn_alone(twin: Twin, wanted: Wanted, tolerance: float | None = None) -> tuple[np.ndarray, int]:
-    drawn = twin.draw([wanted], tolerance)
+def drawn_alone(twin: Twin, wanted: Wanted, quality: str) -> tuple[np.ndarray, int]:
+    drawn = twin.draw([wanted], quality)
     return drawn.pixels, drawn.calls[0]

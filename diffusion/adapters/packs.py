@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -56,14 +56,18 @@ Value = TypeVar("Value")
 
 
 class Cache(Generic[Value]):
-    """The values that were used last, of at most so many bytes in all; any thread may use it."""
+    """The values that were used last, of at most so many bytes in all; any thread may use it.
+
+    `counts` has how often one was asked for that is kept, as "hits", and that is not, as "misses".
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit, self.bytes = limit, 0
+        self._limit, self.bytes, self.counts = limit, 0, Counter[str]()
         self._lock, self._kept = threading.Lock(), OrderedDict[Hashable, tuple[Value, int]]()
 
     def get(self, key: Hashable) -> Value | None:
         with self._lock:
+            self.counts["hits" if key in self._kept else "misses"] += 1
             if key not in self._kept:
                 return None
             self._kept.move_to_end(key)
@@ -111,6 +115,11 @@ class Packs:
         self._max_rank, self._dtype, self._device = max_rank, dtype, device
         self._denoiser_sha256 = denoiser_sha256
         self._adapters, self._packs = Cache[Adapter](HOST_BYTES), Cache[tuple[Tensor, Tensor]](cache_bytes)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Of `packs`: those that were kept, "hits", and those that had to be merged, "misses"."""
+        return self._packs.counts
 
     def packs(self, loras: Sequence[Lora]) -> Pack:
         """The pack of `loras`, merged in their order; without any, zeros of the smallest rank.
