@@ -19,9 +19,6 @@ from families.lora import APPLIED_LORAS, LORA_A, LORA_B, LORAS
 from families.loras import Lora, applied_of, applied_text, loras_of, refused_text
 
 KEPT = {"packs_hits": "packs kept since their last use", "packs_misses": "packs that were merged anew"}
-    "packs_hits": "packs that were kept since their last use",
-    "packs_misses": "packs that were merged anew",
-}
 
 
 class LoraStage(Stage):
