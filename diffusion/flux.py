@@ -45,7 +45,8 @@ class FluxPicture:
         scheduler.set_begin_index(begin)
         timesteps = scheduler.timesteps[begin:]
         latents = random if start is None else scheduler.scale_noise(start, timesteps[:1], random)
-        sample = FluxSample(scheduler, timesteps, pack(latents), text, settings, adapters)
+        packed = pack(latents).to(text.prompt_embeds.device)  # latents stay where the engine is
+        sample = FluxSample(scheduler, timesteps, packed, text, settings, adapters)
         if (tolerance := QUALITIES[settings.quality]) is not None:
             sample.cache = StepCache(tolerance, scheduler.sigmas[begin:].tolist())
         return sample
@@ -81,13 +82,16 @@ class FluxSample(Sample):
         return {
             "encoder_hidden_states": embeds,
             "pooled_projections": self.text.pooled_prompt_embeds,
-            "img_ids": image_ids(*self.latent_size)[None],
-            "txt_ids": torch.zeros(1, embeds.shape[1], 3),
-            "guidance": torch.tensor([[self.settings.guidance_scale]]),
+            "img_ids": image_ids(*self.latent_size)[None].to(embeds.device),
+            "txt_ids": torch.zeros(1, embeds.shape[1], 3, device=embeds.device),
+            "guidance": torch.tensor([[self.settings.guidance_scale]], device=embeds.device),
         }
 
     def inputs(self) -> Inputs:
-        return {"hidden_states": self.latents, "timestep": self.timestep[None, None] / 1000}
+        return {
+            "hidden_states": self.latents,
+            "timestep": self.timestep[None, None].to(self.latents.device) / 1000,
+        }
 
     def estimate(self) -> Tensor | None:
         """Along the straight line of the last step to its end, where sigma is 0."""

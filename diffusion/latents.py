@@ -17,7 +17,7 @@ class BaseImage:
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Latents [1, C, h, w], as diffusers' DiagonalGaussianDistribution.sample; the generator moves on."""
-        return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
+        return self.mean + self.std * torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
 
 
 def start_and_noise(
@@ -25,8 +25,10 @@ def start_and_noise(
 ) -> tuple[Tensor | None, Tensor]:
     """Latents of `image` or None, and noise, both [1, channels, h, w], drawn in the pipelines' order."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    start = image.draw(generator) if image else None
-    return start, noise(generator, channels, *latent_size)
+    if image is None:
+        return None, noise(generator, channels, *latent_size)
+    start = image.draw(generator)
+    return start, noise(generator, channels, *latent_size).to(start.device)
 
 
 def noise(generator: torch.Generator, channels: int, latent_height: int, latent_width: int) -> Tensor:

@@ -57,6 +57,7 @@ class SdxlPicture:
         else:
             _begin_at(scheduler, begin)
             latents = scheduler.add_noise(start, random, timesteps[:1])
+        latents = latents.to(text.prompt_embeds.device)  # they stay where the engine is
         return SdxlSample(scheduler, timesteps, latents, text, negative, settings, adapters)
 
 
@@ -92,12 +93,12 @@ class SdxlSample(Sample):
         return {
             "encoder_hidden_states": torch.cat([text.prompt_embeds for text in self.texts]),
             "text_embeds": torch.cat([text.pooled_prompt_embeds for text in self.texts]),
-            "time_ids": time_ids.expand(self.rows, -1),
+            "time_ids": time_ids.expand(self.rows, -1).to(self.latents.device),
         }
 
     def inputs(self) -> Inputs:
         scaled = self.scheduler.scale_model_input(self.latents, self.timestep)
-        timestep = self.timestep.to(torch.float32).expand(self.rows, 1)
+        timestep = self.timestep.to(self.latents.device, torch.float32).expand(self.rows, 1)
         return {"sample": scaled.expand(self.rows, -1, -1, -1), "timestep": timestep}
 
     def estimate(self) -> Tensor | None:

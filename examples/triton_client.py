@@ -50,6 +50,7 @@ with InferenceServerClient(arguments.url) as client:
         values |= {
             "num_inference_steps": number(28, np.int32),
             "guidance_scale": number(3.5, np.float32),
+            "quality": text("high"),
             "height": number(size, np.int32),
             "width": number(size, np.int32),
         }

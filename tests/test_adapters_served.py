@@ -112,6 +112,7 @@ def rows(service: Service, model: str, loras: list[Loras]) -> tuple[Pixels, list
         "height": [128] * len(loras),
         "width": [128] * len(loras),
         "loras": [json.dumps([{"name": name, "scale": scale} for name, scale in row]) for row in loras],
+        "quality": ["high"] * len(loras),
         "negative_prompt": [""] * len(loras),
         "scheduler": ["EulerDiscreteScheduler"] * len(loras),
     }

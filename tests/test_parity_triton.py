@@ -19,7 +19,6 @@ from families import FLUX
 from serving import EmbeddedTriton
 
 DTYPES = {
-    "prompt": "BYTES",
     "seed": "INT64",
     "num_inference_steps": "INT32",
     "guidance_scale": "FP32",
@@ -27,12 +26,12 @@ DTYPES = {
     "width": "INT32",
     "image": "UINT8",
     "strength": "FP32",
-    "loras": "BYTES",
-    "applied_loras": "BYTES",
+    **dict.fromkeys(("prompt", "quality", "loras", "applied_loras"), "BYTES"),
 }
 NUMPY = {
     "BYTES": np.object_, "INT64": np.int64, "INT32": np.int32, "FP32": np.float32, "UINT8": np.uint8
 }  # fmt: skip
+OURS = "quality", "loras"  # what the pipelines do not take
 TEXT, IMAGE = "flux_text_to_image", "flux_image_to_image"
 
 
@@ -48,6 +47,7 @@ SHARED: dict[str, Any] = {
     "seed": [1],
     "num_inference_steps": [4],
     "guidance_scale": [3.5],
+    "quality": ["high"],
     "loras": [""],
 }
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def picture(client: grpc.InferenceServerClient, model: str = TEXT, **changes: li
 
 
 def stock(pipelines: dict[str, Any], model: str, changes: dict[str, list[Any]]) -> np.ndarray:
-    one = {name: values[0] for name, values in {**REQUESTS[model], **changes}.items() if name != "loras"}
+    one = {name: values[0] for name, values in {**REQUESTS[model], **changes}.items() if name not in OURS}
     if "image" in one:
         one["height"], one["width"], _ = one["image"].shape
         one["image"] = Image.fromarray(one["image"])
