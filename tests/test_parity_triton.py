@@ -182,7 +182,7 @@ def test_dropped_tokens_are_told(client: grpc.InferenceServerClient) -> None:
         ({"width": [528]}, r"width 528 is not in 64\.\.512"),
         ({"width": [64, 128]}, "width differs between a request's rows"),
         ({"seed": [1, 2, 3, 4, 5]}, "batch-size must be <= 4"),
-        ({"image": [base_image(128, 128)]}, "expected 7 inputs but got 8 .*'image'"),
+        ({"image": [base_image(128, 128)]}, "expected 8 inputs but got 9 .*'image'"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_server_goes_on(
@@ -201,14 +201,14 @@ def test_a_bad_request_is_refused_and_the_server_goes_on(
         ({"image": [base_image(1, 1)]}, "flux_vae_encoder"),  # too small for its engine
         ({"image": [base_image(64, 64, channels=1)]}, "'image'.*Expected.*3.*got"),
         ({"image": [base_image(64, 64, channels=4)]}, "'image'.*Expected.*3.*got"),
-        ({"image": []}, "expected 7 inputs but got 6 .*'image'"),
-        ({"strength": []}, "expected 7 inputs but got 6 .*'strength'"),
+        ({"image": []}, "expected 8 inputs but got 7 .*'image'"),
+        ({"strength": []}, "expected 8 inputs but got 7 .*'strength'"),
         ({"strength": [0.0]}, r"strength 0\.0 is not in \(0, 1\]"),
         ({"strength": [-0.5]}, r"strength -0\.5 is not in \(0, 1\]"),
         ({"strength": [1.01]}, r"strength 1\.01 is not in \(0, 1\]"),
         ({"strength": [float("nan")]}, r"strength nan is not in \(0, 1\]"),
         ({"strength": [0.55, 0.2]}, r"strength 0\.2 of num_inference_steps 4 .* at least 0\.25"),
-        ({"height": [64]}, "expected 7 inputs but got 8 .*'height'"),
+        ({"height": [64]}, "expected 8 inputs but got 9 .*'height'"),
     ],
 )
 def test_a_bad_request_with_a_base_image_is_refused_too(
