@@ -14,8 +14,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export import engine, graph, models, parity, quantise_graph, values
+from export.branches import skip_zero_packs
 from export.errors import ExportError
 from export.finished import Engine
+from export.kernels import use_kernels
 from export.layout import Layout
 from export.manifest import ComponentRecord
 from export.plan import Plan
@@ -39,6 +41,8 @@ def weightless(layout: Layout, component: ComponentSpec) -> tuple[ir.Model, nn.M
     spec, dtype = layout.spec(component), graph.COMPUTE_DTYPES[layout.compute(component)]
     mode = FakeTensorMode()
     structure = models.fake(layout.checkpoint, component, mode, dtype, layout.targets(component))
+    if layout.target.engine == "onnxruntime" and component.denoiser:
+        use_kernels(structure)
     # One graph for every profile. Besides, narrow ranges of the UNet cost torch.export half an hour and more.
     widest = replace(layout, target=replace(layout.target, profile=LIMITS))
     ranges, configs = widest.ranges_of(component), layout.checkpoint.configs
@@ -70,7 +74,10 @@ def source(plan: Plan, component: ComponentSpec, absmax: Absmax) -> Source:
     model, structure = weightless(plan, component)
     weights = Weights(plan.checkpoint.folder / component.folder, plan.merge_of(component))
     weights.check(structure)
-    return Source(quantised(plan, component, model), weights, absmax)
+    model = quantised(plan, component, model)
+    if plan.target.engine == "onnxruntime" and plan.targets(component):
+        skip_zero_packs(model)
+    return Source(model, weights, absmax)
 
 
 def export_component(

@@ -63,7 +63,8 @@ class Layout:
 
     def opset(self, component: ComponentSpec) -> int:
         """The target's; a VAE's one head of 512 has no fused kernel, so it must not be 23's one Attention."""
-        return min(self.target.opset, 22) if component.folder == "vae" else self.target.opset
+        opset = self.target.denoiser_opset if component.denoiser else self.target.opset
+        return min(opset, 22) if component.folder == "vae" else opset
 
     def targets(self, component: ComponentSpec) -> tuple[LoraTarget, ...]:
         """The linears of `component` that take adapters in this export."""
