@@ -6,7 +6,7 @@ REPOSITORIES := $(CHECKPOINTS:%=build/%-cpu)
 TYPED := families diffusion export gateway serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repositories demo serve test test-slow engines-check check clean
+.PHONY: help setup repositories demo serve test test-slow engines-check bench check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -42,6 +42,9 @@ test-slow: setup ## run the tests that take minutes
 
 engines-check: setup ## compile every engine of the A100 target from the tiny checkpoints, without a GPU
 	$(PYTHON) -m export.engines_check
+
+bench: repositories ## measure everything, out/bench/report.html (up to 20 minutes; quiet machines only)
+	$(PYTHON) -m benchmarks
 
 check: setup ## lint, format, types, generated files, house rules
 	$(PYTHON) -m ruff check
