@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.machine import conditions
-from benchmarks.machine import load as load_average
+from benchmarks.machine import conditions, load_average
 from benchmarks.parts import (
     adapters,
     alone,
@@ -43,16 +42,20 @@ PARTS: Mapping[str, Part] = {module.PART: module.measure for module in MODULES}
 ROUNDS, MINUTES = 5, 14.0
 
 
-def measured(run: Run, names: list[str], until: float) -> Iterator[Entry]:
-    """The entries of each part in turn; what goes wrong in one is an entry too, and the others go on."""
+def measured(run: Run, names: list[str], until: float, took: dict[str, float]) -> Iterator[Entry]:
+    """The entries of each part in turn, and how many seconds it `took`.
+
+    What goes wrong in one is an entry too, and the others go on.
+    """
     for name in names:
         if time.monotonic() > until:
             yield Missing(name, "everything", "no time was left; --minutes gives more")
             continue
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
-        began, load_before = time.monotonic(), load_average()
+        began = time.monotonic()
         yield from attempted(name, run)
-        print(f"{time.monotonic() - began:.0f} s, load before {load_before:.1f}", file=sys.stderr, flush=True)
+        took[name] = time.monotonic() - began
+        print(f"{took[name]:.0f} s", file=sys.stderr, flush=True)
 
 
 def attempted(name: str, run: Run) -> Iterator[Entry]:
@@ -62,6 +65,15 @@ def attempted(name: str, run: Run) -> Iterator[Entry]:
         traceback.print_exc()
         said = " ".join(str(error).split())
         yield Missing(name, "the rest of it", f"{type(error).__name__}: {said[:300]}", failed=True)
+
+
+def durations(took: Mapping[str, float]) -> dict[str, str]:
+    """Words for people."""
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())
+    return {
+        "load when it ended": f"{load_average():.1f}",
+        "the run took": f"{sum(took.values()) / 60:.1f} minutes: {parts}",
+    }
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -84,16 +96,16 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     began, said = time.monotonic(), conditions()
     names = options.parts or [*PARTS]
-    entries: list[Entry] = []
+    entries, took = list[Entry](), dict[str, float]()
     with (
         tempfile.TemporaryDirectory() as work,
         running(options.output, Path(work), options.rounds) as run,
         (options.output / "rows.jsonl").open("w") as lines,
     ):
-        for entry in measured(run, names, began + 60 * options.minutes):
+        for entry in measured(run, names, began + 60 * options.minutes, took):
             entries.append(entry)
             print(entry.line(), file=lines, flush=True)
-    report.write(entries, said, time.monotonic() - began, options.output)
+    report.write(entries, {**said, **durations(took)}, options.output)
     print(f"{options.output / 'report.html'}")
     return 1 if any(isinstance(entry, Missing) and entry.failed for entry in entries) else 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGES = ("torch", "onnxruntime", "diffusers", "nvidia-pytriton", "tritonclient")
 
 
-def load() -> float:
+def load_average() -> float:
     """How many processes wanted to run, over the last minute."""
     return os.getloadavg()[0]
 
@@ -22,7 +22,7 @@ def conditions() -> dict[str, str]:
     return {
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB",
-        "load when it began": f"{load():.1f} (above 0.5, neighbours disturbed the figures)",
+        "load when it began": f"{load_average():.1f} (above 0.5, neighbours disturbed the figures)",
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
     }
 

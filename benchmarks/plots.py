@@ -126,12 +126,14 @@ def us_against_peers(rows: Sequence[Row]) -> Figure | None:
         ("8 clients, pictures/s", throughput),
         ("8 clients, p95, ms", late),
     ]
-    if not any(found for _, found in panels):
+    shown = [(title, found) for title, found in panels if found]
+    if not shown:
         return None
-    figure, places = pyplot.subplots(1, 3, figsize=(11.0, 3.2))
-    for axes, (title, found) in zip(places, panels, strict=True):
+    figure, places = pyplot.subplots(1, len(shown), figsize=(11.0, 3.2), squeeze=False)
+    for axes, (title, found) in zip(places[0], shown, strict=True):
         bars(axes, found)
         _say(axes, title, "", "")
+    figure.tight_layout()
     return figure
 
 

@@ -25,11 +25,10 @@ READ = (
 )
 
 
-def write(entries: Sequence[Entry], conditions: Mapping[str, str], seconds: float, folder: Path) -> None:
+def write(entries: Sequence[Entry], said: Mapping[str, str], folder: Path) -> None:
     """report.html, report.md and plots/*.svg in `folder`."""
     rows = [entry for entry in entries if isinstance(entry, Row)]
     missing = [entry for entry in entries if isinstance(entry, Missing)]
-    said = {**conditions, "the run took": f"{seconds / 60:.1f} minutes"}
     plots = drawn(rows)
     (folder / "report.html").write_text(html(rows, missing, said, plots))
     (folder / "plots").mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plots, report
-from benchmarks.__main__ import attempted, main
+from benchmarks.__main__ import attempted, durations, main
 from benchmarks.adapters.turns import Spread
 from benchmarks.client import Door, all_good, closed, open_loop, per_second
 from benchmarks.parts import http_tool, overhead, perf_analyzer
@@ -200,13 +200,13 @@ def some_rows() -> list[Row]:
 
 def test_the_report_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
     missing = Missing("perf_analyzer", "everything", "needs libb64.so.0d")
-    report.write([*some_rows(), missing], {"processor": "some"}, 90.0, tmp_path)
+    report.write([*some_rows(), missing], {"processor": "some", **durations({"load": 90.0})}, tmp_path)
     html = (tmp_path / "report.html").read_text()
     parser = Balanced()
     parser.feed(html)
     assert parser.open == [] and parser.seen.count("svg") == 3
     assert "src=" not in html and "libb64.so.0d" in html and "a | &lt;b&gt;" in html
-    assert "<td class='met'>met</td>" in html and "1.5 minutes" in html
+    assert "<td class='met'>met</td>" in html and "1.5 minutes: load 90 s" in html
     markdown = (tmp_path / "report.md").read_text()
     shown = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert len(shown) == 3 and all((tmp_path / file).exists() for file in shown)
