@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import MILLISECONDS, PER_SECOND, Entry, Maker, Missing
+from benchmarks.rows import PER_SECOND, Entry, Maker, Missing
 from benchmarks.run import Run
 from benchmarks.tools.environments import environment
 from benchmarks.tools.errors import ToolError
@@ -51,11 +51,13 @@ def rows(notes: list[dict[str, Any]], users: int) -> Iterator[Entry]:
     if failed := [note["error"] for note in notes if note["error"]]:
         raise RuntimeError(f"{len(failed)} of locust's {len(notes)} requests failed: {failed[0]}")
     maker = Maker(PART, {"tool": "locust", "clients": users, "px": 128, "steps": STEPS, "seconds": SECONDS})
-    milliseconds = [note["milliseconds"] for note in notes]
-    yield maker.row("latency", MILLISECONDS, milliseconds)
-    yield maker.percentile("latency p95", 95, [milliseconds])
-    ends = sorted(note["end"] for note in notes)
-    parts = [ends[place::5] for place in range(5)]  # every fifth: each of them spans the whole run
-    yield maker.row(
-        "throughput", PER_SECOND, [5 * (len(p) - 1) / (p[-1] - p[0]) for p in parts if len(p) > 1]
-    )
+    notes = sorted(notes, key=lambda note: note["end"])
+    fifths = [notes[place::5] for place in range(5)]  # each of them spans the whole run
+    times = [[note["milliseconds"] for note in fifth] for fifth in fifths]
+    for share in (50, 95):
+        yield maker.percentile(f"latency p{share}", share, times)
+    yield maker.row("throughput", PER_SECOND, [5 * rate(fifth) for fifth in fifths if len(fifth) > 1])
+
+
+def rate(notes: list[dict[str, Any]]) -> float:
+    return (len(notes) - 1) / (notes[-1]["end"] - notes[0]["end"])

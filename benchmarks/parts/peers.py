@@ -18,7 +18,7 @@ THROUGHPUT, P95 = at_least("E4", 2.5), at_most("E4", 0.4)
 ONE, EACH = Way(1, CORES), Way(CORES, 1)
 # What is tried of each. BentoML's documentation has its diffusers service without batches.
 WAYS: Mapping[str, Sequence[Way]] = {
-    "LitServe + diffusers": (ONE, EACH, Way(1, CORES, batch=CLIENTS)),
+    "LitServe + diffusers": (ONE, EACH, Way(1, CORES, batch=CLIENTS, spins=False)),
     "BentoML + diffusers": (ONE, EACH),
 }
 OURS = "service"
