@@ -13,15 +13,10 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.rows import Condition, Row
+from benchmarks.rows import RATIO, Condition, Row
 
 WIDE = (9.0, 3.6)
 PERCENTILES = ("latency p50", "latency p95")
-SHORT = {
-    "service": "service",
-    "flux_scheduler (loop and BLS)": "scheduler, BLS",
-    "gateway, gRPC, PNG, ensemble": "gateway",
-}
 
 
 def having(rows: Iterable[Row], part: str, **conditions: Condition) -> list[Row]:
@@ -49,15 +44,14 @@ def line(axes: Axes, rows: Sequence[Row], by: str, label: str) -> None:
 
 
 def latency_under_load(rows: Sequence[Row]) -> Figure | None:
-    closed = [
-        row
-        for row in having(rows, "load", loop="closed", workload="flux-tiny")
-        if "way" not in row.conditions
-    ]
-    opened = having(rows, "load", loop="open", workload="flux-tiny")
+    measured = [row for row in having(rows, "load", workload="flux-tiny") if "way" not in row.conditions]
+    closed, opened = (
+        [row for row in having(measured, "load", loop=loop) if row.unit != RATIO]
+        for loop in ("closed", "open")
+    )
     if not closed:
         return None
-    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=WIDE)
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=WIDE, layout="constrained")
     for name in PERCENTILES:
         line(left, [row for row in closed if row.name == name], "clients", name.split()[-1])
         line(middle, [row for row in opened if row.name == name], "share of capacity", name.split()[-1])
@@ -80,7 +74,10 @@ def where_time_goes(rows: Sequence[Row]) -> Figure | None:
     for stage in dict.fromkeys(str(row.conditions["stage"]) for row in found):
         shares = [100 * _stage(found, stage, size) / totals[size] for size in sizes]
         axes.barh(
-            [f"{size} px\n{totals[size]:.0f} ms" for size in sizes], shares, left=left, label=_short(stage)
+            [f"{size} px\n{totals[size]:.0f} ms" for size in sizes],
+            shares,
+            left=left,
+            label=stage.removeprefix("flux_"),
         )
         left = [before + share for before, share in zip(left, shares, strict=True)]
     _say(axes, "where a request's time goes", "share of the request, %", "")
@@ -92,16 +89,12 @@ def _stage(rows: Sequence[Row], stage: str, size: int) -> float:
     return sum(row.value.median for row in having(rows, "overhead", stage=stage, px=size))
 
 
-def _short(stage: str) -> str:
-    return SHORT.get(stage, stage.removeprefix("flux_"))
-
-
 def growth(rows: Sequence[Row]) -> Figure | None:
     """Cost by steps, by pixels, by batch: measured, and the floor below it."""
     found = having(rows, "scaling")
     if not found:
         return None
-    figure, panels = pyplot.subplots(1, 3, figsize=WIDE)
+    figure, panels = pyplot.subplots(1, 3, figsize=WIDE, layout="constrained")
     for axes, (by, key) in zip(
         panels, (("steps", "steps"), ("pixels", "px"), ("batch", "batch")), strict=True
     ):
@@ -129,11 +122,10 @@ def us_against_peers(rows: Sequence[Row]) -> Figure | None:
     shown = [(title, found) for title, found in panels if found]
     if not shown:
         return None
-    figure, places = pyplot.subplots(1, len(shown), figsize=(11.0, 3.2), squeeze=False)
+    figure, places = pyplot.subplots(1, len(shown), figsize=(11.0, 3.2), squeeze=False, layout="constrained")
     for axes, (title, found) in zip(places[0], shown, strict=True):
         bars(axes, found)
         _say(axes, title, "", "")
-    figure.tight_layout()
     return figure
 
 
