@@ -40,6 +40,7 @@ Part = Callable[[Run], Iterator[Entry]]
 MODULES = (limits, alone, peers, overhead, load, cache, overload, scaling, perf_analyzer, http_tool, adapters)
 PARTS: Mapping[str, Part] = {module.PART: module.measure for module in MODULES}
 ROUNDS, MINUTES = 5, 14.0
+NO_TIME = "no time was left; --minutes gives more"
 
 
 def measured(run: Run, names: list[str], until: float, took: dict[str, float]) -> Iterator[Entry]:
@@ -49,18 +50,23 @@ def measured(run: Run, names: list[str], until: float, took: dict[str, float]) -
     """
     for name in names:
         if time.monotonic() > until:
-            yield Missing(name, "everything", "no time was left; --minutes gives more")
+            yield Missing(name, "everything", NO_TIME)
             continue
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         began = time.monotonic()
-        yield from attempted(name, run)
+        yield from attempted(name, run, until)
         took[name] = time.monotonic() - began
         print(f"{took[name]:.0f} s", file=sys.stderr, flush=True)
 
 
-def attempted(name: str, run: Run) -> Iterator[Entry]:
+def attempted(name: str, run: Run, until: float) -> Iterator[Entry]:
+    """The entries of a part, which is cut off after the first one that comes too late."""
     try:
-        yield from PARTS[name](run)
+        for entry in PARTS[name](run):
+            yield entry
+            if time.monotonic() > until:
+                yield Missing(name, "the rest of it", NO_TIME)
+                return
     except Exception as error:
         traceback.print_exc()
         said = " ".join(str(error).split())
@@ -85,7 +91,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=ROUNDS, help="of each figure; below 5 is for trying out"
     )
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no part is begun")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which nothing more is measured")
     options = parser.parse_args(arguments)
     if unknown := {*options.parts} - {*PARTS}:
         parser.error(f"unknown part {unknown.pop()!r}; choices: {', '.join(PARTS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plots, report
-from benchmarks.__main__ import attempted, durations, main
+from benchmarks.__main__ import NO_TIME, attempted, durations, main
 from benchmarks.adapters.turns import Spread
 from benchmarks.client import Door, all_good, closed, open_loop, per_second
 from benchmarks.parts import http_tool, overhead, perf_analyzer
@@ -221,9 +222,11 @@ def test_what_fails_in_a_part_is_an_entry(tmp_path: Path, monkeypatch: pytest.Mo
         raise ValueError("no such\nthing")
 
     monkeypatch.setattr("benchmarks.__main__.PARTS", {"cache": breaks})
-    found = list(attempted("cache", None))  # type: ignore[arg-type]
+    found = list(attempted("cache", None, math.inf))  # type: ignore[arg-type]
     assert isinstance(found[0], Row)
     assert found[1] == Missing("cache", "the rest of it", "ValueError: no such thing", failed=True)
+    late = list(attempted("cache", None, -math.inf))  # type: ignore[arg-type]
+    assert late == [found[0], Missing("cache", "the rest of it", NO_TIME)]
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
