@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import threading
@@ -11,10 +12,11 @@ from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import plots, report
-from benchmarks.__main__ import NO_TIME, attempted, durations, main
+from benchmarks import perf_inputs, plots, report
+from benchmarks.__main__ import NO_TIME, PARTS, attempted, durations, main
 from benchmarks.adapters.turns import Spread
 from benchmarks.client import Door, all_good, closed, open_loop, per_second
 from benchmarks.parts import http_tool, overhead, perf_analyzer
@@ -257,3 +259,26 @@ def test_a_part_runs_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {"text_encoder", "text_encoder_2", "transformer", "vae_decoder", "vae_encoder"} <= engines
     assert all(row["floor"] > 0 for row in rows if "component" in row["conditions"])
     assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_inputs_of_perf_analyzer_are_bytes_or_texts() -> None:
+    arrays = {"loras": np.array([[b"food"]], dtype=object), "mean": np.arange(6, dtype=np.float32)[None]}
+    entry = perf_inputs.entry_of(arrays)
+    assert entry["loras"] == {"content": ["food"], "shape": [1]}
+    assert entry["mean"]["shape"] == [6]
+    assert np.frombuffer(base64.b64decode(entry["mean"]["content"]["b64"]), np.float32).tolist() == [
+        *range(6)
+    ]
+
+
+def test_text_encoders_get_inputs_that_no_cache_knows() -> None:
+    component = checkpoint("flux-tiny").family.component("text_encoder")
+    entries = list(perf_inputs.engine_entries("flux-tiny", component, 5))
+    assert len({json.dumps(entry) for entry in entries}) == 5
+
+
+def test_a_run_without_time_names_every_part(tmp_path: Path) -> None:
+    assert main(["--minutes", "0", "--output", str(tmp_path)]) == 0
+    named = [json.loads(line)["part"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert named == [*PARTS]
+    assert all(name in (tmp_path / "report.html").read_text() for name in PARTS)
