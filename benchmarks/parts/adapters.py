@@ -1,4 +1,4 @@
-"""D3-D5 in short: what adapters cost, fewer rounds of `python -m benchmarks.adapters`."""
+"""D3-D5 in short: what adapters cost, of flux-tiny alone; `python -m benchmarks.adapters` has more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.adapters import batch, cost, switch, turns
-from benchmarks.adapters.__main__ import FLUX_TINY, SDXL_TINY
+from benchmarks.adapters.__main__ import FLUX_TINY
 from benchmarks.adapters.turns import Spread
 from benchmarks.rows import RATIO, Entry, Row
 from benchmarks.run import Run
@@ -26,8 +26,7 @@ def measure(run: Run) -> Iterator[Entry]:
 
 
 def short(folder: Path, rounds: int) -> Iterator[turns.Row]:
-    for checkpoint in (FLUX_TINY, SDXL_TINY):
-        yield from cost.of_checkpoint(checkpoint, rounds)
+    yield from cost.of_checkpoint(FLUX_TINY, rounds)
     yield from switch.of_checkpoint(FLUX_TINY, folder / "tiny", rounds)
     yield from batch.of_checkpoint(FLUX_TINY, folder / "batch" / "adapters", rounds, STEPS)
 
