@@ -24,6 +24,15 @@ WAYS = (Way(1, CORES), Way(1, CORES, spins=False))
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Stock diffusers, run one way."""
+
+    name: str
+    way: Way
+    draw: Stock
+
+
+@dataclass(frozen=True)
 class Turn:
     """Milliseconds of the same picture by each, and how far ours is from stock's, in 255ths."""
 
@@ -34,9 +43,9 @@ class Turn:
 def measure(run: Run) -> Iterator[Entry]:
     way = best(run, CHECKPOINTS[0])
     for name in CHECKPOINTS:
-        with _stock(run, name, "eager", way) as drawn:
+        with _stock(run, name, "eager", way) as draw:
             for size, goal in E1.items():
-                yield from of_size(run, name, size, {EAGER: drawn}, goal)
+                yield from of_size(run, name, size, Rival(EAGER, way, draw), goal)
     yield from compiled(run, *COMPILED)
 
 
@@ -44,8 +53,8 @@ def best(run: Run, name: str) -> Way:
     """Of stock diffusers' ways to wait, the faster one here."""
     taken, body = {}, request(run, name, 128, 4)
     for way in WAYS:
-        with _stock(run, name, "eager", way) as drawn:
-            taken[way] = min(drawn(body).seconds for _ in range(3))
+        with _stock(run, name, "eager", way) as draw:
+            taken[way] = min(draw(body).seconds for _ in range(3))
     return min(taken, key=taken.__getitem__)
 
 
@@ -65,36 +74,29 @@ def request(run: Run, name: str, size: int, steps: int | None = None) -> dict[st
     }
 
 
-def of_size(
-    run: Run, name: str, size: int, rivals: Mapping[str, Stock], goal: Goal | None
-) -> Iterator[Entry]:
-    turns = [turn(run, name, size, rivals, bool(round_ % 2)) for round_ in range(run.rounds + 1)][1:]
+def of_size(run: Run, name: str, size: int, rival: Rival, goal: Goal | None) -> Iterator[Entry]:
+    turns = [turn(run, name, size, rival, bool(number % 2)) for number in range(run.rounds + 1)][1:]
     steps = int(checkpoint(name).family.num_inference_steps.default)
     maker = Maker(PART, {"checkpoint": name, "px": size, "steps": steps, "clients": 1, "threads": CORES})
+    theirs = maker.also(way=rival.name, **{"run as": str(rival.way)})
     floor = run.floor_ms(name, size, steps)
-    for who in ("service", *rivals):
+    for who, of in (("service", maker.also(way="service")), (rival.name, theirs)):
         times = [each.milliseconds[who] for each in turns]
-        yield maker.also(way=who).row(f"a picture, {who}", MILLISECONDS, times, floor=floor)
-    for who in rivals:
-        ratios = [each.milliseconds[who] / each.milliseconds["service"] for each in turns]
-        yield maker.also(way=who).ratio(f"{who} / service", f"time of {who} / of the service", ratios, goal)
-    yield maker.row(
-        "largest difference of the pictures", "255ths", [each.difference for each in turns], EQUAL
-    )
+        yield of.row(f"a picture, {who}", MILLISECONDS, times, floor=floor)
+    ratios = [each.milliseconds[rival.name] / each.milliseconds["service"] for each in turns]
+    yield theirs.ratio(f"{rival.name} / service", f"time of {rival.name} / of the service", ratios, goal)
+    found = [each.difference for each in turns]
+    yield theirs.row("largest difference of the pictures", "255ths", found, EQUAL)
 
 
-def turn(run: Run, name: str, size: int, rivals: Mapping[str, Stock], backwards: bool) -> Turn:
+def turn(run: Run, name: str, size: int, rival: Rival, backwards: bool) -> Turn:
+    """The same picture by both; in the other order if `backwards`."""
     body = request(run, name, size)
-    calls = {
-        "service": lambda: ours(run, name, body),
-        **{who: lambda stock=stock: stock(body) for who, stock in rivals.items()},
-    }
-    drawn: dict[str, Drawn] = {}
-    for who in sorted(calls, reverse=backwards):
-        drawn[who] = calls[who]()
+    calls = {rival.name: lambda: rival.draw(body), "service": lambda: ours(run, name, body)}
+    drawn = {who: calls[who]() for who in sorted(calls, reverse=backwards)}
     pixels = {who: each.pixels.astype(int) for who, each in drawn.items()}
-    differences = [np.abs(pixels["service"] - pixels[who]).max() for who in rivals]
-    return Turn({who: 1000 * each.seconds for who, each in drawn.items()}, int(max(differences)))
+    difference = np.abs(pixels["service"] - pixels[rival.name]).max()
+    return Turn({who: 1000 * each.seconds for who, each in drawn.items()}, int(difference))
 
 
 def ours(run: Run, name: str, body: Mapping[str, Any]) -> Drawn:
@@ -104,9 +106,10 @@ def ours(run: Run, name: str, body: Mapping[str, Any]) -> Drawn:
 
 
 def compiled(run: Run, name: str, size: int) -> Iterator[Entry]:
+    way = Way(1, CORES, spins=False)
     try:
-        with _stock(run, name, "compile", Way(1, CORES, spins=False)) as drawn:
-            drawn(request(run, name, size, 2))  # compiles
-            yield from of_size(run, name, size, {COMPILE: drawn}, None)
+        with _stock(run, name, "compile", way) as draw:
+            draw(request(run, name, size, 2))  # compiles
+            yield from of_size(run, name, size, Rival(COMPILE, way, draw), None)
     except ToolError as error:
         yield Missing(PART, COMPILE, f"{error}: no C++ compiler, perhaps; see its log")

@@ -20,8 +20,8 @@ def measure(run: Run) -> Iterator[Entry]:
     with serving([repository("flux-tiny")], run.work / PART) as service:
         door = Door(f"{service.url}/generate-image")
         rounds, capacities = list[Sequence[Answer]](), list[float]()
-        all_good(closed(door, bodies(run, 2 * CLIENTS), CLIENTS))
         for _ in range(run.rounds):
+            all_good(closed(door, bodies(run, CLIENTS), CLIENTS))  # behind what others left in the queue
             capacities.append(per_second(all_good(closed(door, bodies(run, 2 * CLIENTS), CLIENTS))))
             rate = TIMES * capacities[-1]
             rounds.append(open_loop(door, bodies(run, int(rate * SECONDS)), rate, DRAIN_SECONDS))
