@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
 
+from benchmarks.adapters.turns import timed
 from benchmarks.client import Door
 from benchmarks.service import Service, serving
 from export.checkpoint import Checkpoint, open_checkpoint
@@ -95,35 +97,29 @@ def request_flops(found: Checkpoint, size: int, steps: int) -> int:
 
 
 def matmul_peak(size: int = PEAK_SIZE, rounds: int = PEAK_ROUNDS) -> float:
-    """FLOP/s of the fastest of `rounds` products of [size, size] matrices, by ONNX Runtime on all cores."""
-    run = _product(size)
-    run()
-    return 2 * size**3 / min(_seconds(run) for _ in range(rounds))
+    """FLOP/s of the fastest of `rounds` products of [size, size] matrices, by torch and by ONNX Runtime."""
+    products = (_by_torch(size), _by_onnxruntime(size))
+    return 2 * size**3 / min(timed(product).wall for product in products for _ in range(1 + rounds))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _by_torch(size: int) -> Callable[[], object]:
+    torch.set_num_threads(CORES)
+    matrix = torch.rand(size, size)
+    return lambda: matrix @ matrix
 
 
-def _product(size: int) -> Callable[[], object]:
-    from onnx import TensorProto, helper
-
+def _by_onnxruntime(size: int) -> Callable[[], object]:
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "abc"]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])], "product", tensors[:2], tensors[2:]
-    )
+    product = helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_graph([product], "product", tensors[:2], tensors[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    matrix = np.random.default_rng(0).random((size, size), np.float32)
+    matrix = torch.rand(size, size).numpy()
     engine = session(model.SerializeToString())
     return lambda: engine.run(None, {"a": matrix, "b": matrix})
 
 
 def session(model: Path | bytes) -> Any:
     """An ONNX Runtime session as the service's backend has it, on all cores."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = CORES, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
