@@ -134,7 +134,8 @@ def bentoml(checkpoint: Path, way: Way, log: Path) -> Iterator[Door]:
     module = ["bentoml", "serve", "bentoml_service:Diffusers", "--working-dir", str(PROGRAMS)]
     where = ["--host", LOOPBACK, "--port", str(port)]
     command = [str(python_of(peers())), "-m", *module, *where]
-    with _served(command, port, "/readyz", way.environment(checkpoint), log) as door:
+    told = {**way.environment(checkpoint), "BENTOML_HOME": str(log.parent / "bentoml")}
+    with _served(command, port, "/readyz", told, log) as door:
         yield door
 
 

@@ -22,12 +22,12 @@ MOST = CLIENTS[-1]
 REQUESTS, STAGGER_SECONDS = 24, 0.02
 RATES = (0.5, 0.8)  # of the throughput of 8 clients
 DRAIN_SECONDS = 60.0
-P95_SHARE = at_most("E3", 0.7)  # of first in, first out
+P95_SHARE = at_most("E3", 0.7)  # of first in, first out; not where calls leave nothing to gain
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked: `steps` in turn, at `size`, an adapter each in turn; `goal` is of the throughput."""
+    """What is asked: `steps` in turn, at `size`, an adapter each in turn; what E3 wants of it."""
 
     name: str
     door: Door
@@ -35,6 +35,7 @@ class Workload:
     steps: Sequence[int]
     industries: Sequence[str | None]
     goal: Goal
+    p95: Goal | None = P95_SHARE
 
     def bodies(self, run: Run, count: int) -> list[Body]:
         return [self._body(run, number) for number in range(count)]
@@ -62,7 +63,7 @@ def measure(run: Run) -> Iterator[Entry]:
     tiny = Workload("flux-tiny", run.door, 128, STEPS, INDUSTRIES, at_least("E3", 1.25))
     yield from levels(run, tiny)
     yield from against_fifo(run, tiny, REQUESTS)
-    compute = Workload("compute-bound", run.door, 512, (1, 2, 3), INDUSTRIES, at_least("E3", 0.98))
+    compute = Workload("compute-bound", run.door, 512, (1, 2, 3), INDUSTRIES, at_least("E3", 0.98), None)
     yield from against_fifo(run, compute, MOST)
     with twin.served(run) as service:
         door = Door(f"{service.url}/generate-image", follows=True)
@@ -137,4 +138,4 @@ def compared(
     of = "together / one at a time"
     yield maker.ratio("throughput", of, [per_second(a) / per_second(b) for a, b in pairs], load.goal)
     late = [percentiles(milliseconds(a), 95)[0] / percentiles(milliseconds(b), 95)[0] for a, b in pairs]
-    yield maker.ratio("latency p95", of, late, P95_SHARE)
+    yield maker.ratio("latency p95", of, late, load.p95)
