@@ -6,7 +6,7 @@ REPOSITORIES := $(CHECKPOINTS:%=build/%-cpu)
 TYPED := families diffusion export gateway serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repositories demo serve test test-slow engines-check gpu-check check clean
+.PHONY: help setup repositories demo serve test test-slow engines-check gpu-check bench check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -45,6 +45,9 @@ engines-check: setup ## compile every engine of the A100 target from the tiny ch
 
 gpu-check: setup ## steps of true-size denoisers on the GPU beside their floor; tiny ones where there is none
 	$(PYTHON) -m benchmarks.gpu_check
+
+bench: repositories ## measure everything, out/bench/report.html (up to 20 minutes; quiet machines only)
+	$(PYTHON) -m benchmarks
 
 check: setup ## lint, format, types, generated files, house rules
 	$(PYTHON) -m ruff check

@@ -9,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.adapters.batch import ONE_RANK, RANKS, figures, turns
 from benchmarks.adapters.made import store_of
 from benchmarks.adapters.turns import Row
-from benchmarks.inputs import ELEMENTS, VALUES
-from families import FLUX, TensorSpec
+from benchmarks.inputs import VALUES, Value
+from benchmarks.triton_inputs import column
+from families import FLUX
 from families.lora import LORAS
 from families.loras import Lora, loras_text
-from families.spec import NUMPY_DTYPES
 from families.tasks import TEXT_TO_IMAGE
 from serving import EmbeddedTriton
 from serving.launch import Options
@@ -36,19 +35,14 @@ class Served:
 
     def __call__(self, names: Sequence[str]) -> Tensor:
         """Pictures [N, height, width, 3] of 0 to 255: row n with the adapter names[n], prompt and seed n."""
-        inputs = [self._input(tensor, names) for tensor in ENSEMBLE.inputs]
+        inputs = [
+            column(tensor, [self._value(tensor.name, row, name) for row, name in enumerate(names)])
+            for tensor in ENSEMBLE.inputs
+        ]
         answer = self.client.infer(FLUX.ensemble_name(ENSEMBLE), inputs)
         return torch.from_numpy(answer.as_numpy("images").astype(np.float32))
 
-    def _input(self, tensor: TensorSpec, names: Sequence[str]) -> InferInput:
-        values = [self._value(tensor.name, row, name) for row, name in enumerate(names)]
-        dtype = object if ELEMENTS[tensor.dtype] is str else NUMPY_DTYPES[tensor.dtype]
-        array = np.array([[v.encode() if isinstance(v, str) else v] for v in values], dtype)
-        made = InferInput(tensor.name, array.shape, np_to_triton_dtype(array.dtype))
-        made.set_data_from_numpy(array)
-        return made
-
-    def _value(self, name: str, row: int, adapter: str) -> str | int | float | bytes:
+    def _value(self, name: str, row: int, adapter: str) -> Value:
         own = {LORAS.name: loras_text([Lora(adapter)]), "num_inference_steps": self.steps}
         return own[name] if name in own else VALUES[name](FLUX, row)
 

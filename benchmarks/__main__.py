@@ -1,0 +1,120 @@
+"""Measures the service, and what it is compared with; `make bench` runs all of it.
+
+    python -m benchmarks                  # everything, into out/bench
+    python -m benchmarks load peers       # parts
+
+Writes report.html, report.md and rows.jsonl, a line for each figure. A part that fails is named in them, and
+so is one that the time was too short for. Needs the tiny checkpoints' repositories: `make repositories`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.machine import conditions, load_average
+from benchmarks.parts import (
+    adapters,
+    alone,
+    cache,
+    http_tool,
+    limits,
+    load,
+    overhead,
+    overload,
+    peers,
+    perf_analyzer,
+    scaling,
+)
+from benchmarks.rows import Entry, Missing
+from benchmarks.run import Run, running
+
+Part = Callable[[Run], Iterator[Entry]]
+# In the order they run in; the last ones are left out first if time is short.
+MODULES = (limits, alone, peers, overhead, load, cache, overload, scaling, perf_analyzer, http_tool, adapters)
+PARTS: Mapping[str, Part] = {module.PART: module.measure for module in MODULES}
+ROUNDS, MINUTES = 5, 13.0
+NO_TIME = "no time was left; --minutes gives more"
+
+
+def measured(run: Run, names: list[str], until: float, took: dict[str, float]) -> Iterator[Entry]:
+    """The entries of each part in turn, and how many seconds it `took`.
+
+    What goes wrong in one is an entry too, and the others go on.
+    """
+    for name in names:
+        if time.monotonic() > until:
+            yield Missing(name, "everything", NO_TIME)
+            continue
+        print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        yield from attempted(name, run, until)
+        took[name] = time.monotonic() - began
+        print(f"{took[name]:.0f} s", file=sys.stderr, flush=True)
+
+
+def attempted(name: str, run: Run, until: float) -> Iterator[Entry]:
+    """The entries of a part, which is cut off after the first one that comes too late."""
+    try:
+        for entry in PARTS[name](run):
+            yield entry
+            if time.monotonic() > until:
+                yield Missing(name, "the rest of it", NO_TIME)
+                return
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split())
+        yield Missing(name, "the rest of it", f"{type(error).__name__}: {said[:300]}", failed=True)
+
+
+def durations(took: Mapping[str, float]) -> dict[str, str]:
+    """Words for people."""
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())
+    return {
+        "load when it ended": f"{load_average():.1f}",
+        "the run took": f"{sum(took.values()) / 60:.1f} minutes: {parts}",
+    }
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--output", type=Path, default=Path("out/bench"), help="default out/bench")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="of each figure; below 5 is for trying out"
+    )
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which nothing more is measured")
+    options = parser.parse_args(arguments)
+    if unknown := {*options.parts} - {*PARTS}:
+        parser.error(f"unknown part {unknown.pop()!r}; choices: {', '.join(PARTS)}")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    began, said = time.monotonic(), conditions()
+    names = options.parts or [*PARTS]
+    entries, took = list[Entry](), dict[str, float]()
+    with (
+        tempfile.TemporaryDirectory() as work,
+        running(options.output, Path(work), options.rounds) as run,
+        (options.output / "rows.jsonl").open("w") as lines,
+    ):
+        for entry in measured(run, names, began + 60 * options.minutes, took):
+            entries.append(entry)
+            print(entry.line(), file=lines, flush=True)
+    report.write(entries, {**said, **durations(took)}, options.output)
+    print(f"{options.output / 'report.html'}")
+    return 1 if any(isinstance(entry, Missing) and entry.failed for entry in entries) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

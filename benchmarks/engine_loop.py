@@ -1,0 +1,64 @@
+"""The engines of a Flux repository in one process: what the service does without a service around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.run import checkpoint, engine_file, layout_of, session
+from diffusion.adapters import Packs
+from diffusion.checkpoint import latent_channels, load_scheduler
+from diffusion.flux import FluxPicture, FluxText
+from diffusion.prompts import PromptTokenizer
+from diffusion.settings import Settings
+from diffusion.step_batcher import denoise
+from families import FLUX
+
+
+class EngineLoop:
+    """Prompt to pixels with the repository's own ONNX files, on all cores; no adapters, no PNG."""
+
+    def __init__(self, name: str) -> None:
+        found = checkpoint(name)
+        self.sessions = {each.name: session(engine_file(name, FLUX, each)) for each in FLUX.components}
+        self.tokenizer = PromptTokenizer.load(found.folder)
+        self.picture = FluxPicture(load_scheduler(found.folder), latent_channels(found.folder))
+        layout, folder = layout_of(found), Path("assets/adapters")
+        targets = layout.targets(FLUX.denoiser)
+        where = torch.float32, "cpu", found.denoiser_sha256
+        self.no_adapters = Packs(folder, FLUX, targets, layout.max_rank, *where).packs([])
+
+    def __call__(self, body: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3] of a request's body, whose fields are all said."""
+        settings = Settings(
+            body["seed"],
+            body["num_inference_steps"],
+            body["guidance_scale"],
+            body["height"],
+            body["width"],
+            FLUX.schedulers[0],
+        )
+        sample = self.picture.start(settings, self._text(body["prompt"]), adapters=self.no_adapters)
+        denoise([sample], self.denoiser, FLUX.max_rows(FLUX.denoiser))
+        pixels: NDArray[np.uint8] = self._run("vae_decoder", latents=sample.result().numpy())[0]
+        return pixels
+
+    def denoiser(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """As `diffusion.denoise.Engine`."""
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        return torch.from_numpy(self._run(FLUX.denoiser.name, **arrays))
+
+    def _text(self, prompt: str) -> FluxText:
+        tokens = self.tokenizer([prompt])
+        pooled = self._run("text_encoder", input_ids=tokens.input_ids)
+        embeds = self._run("text_encoder_2", input_ids=tokens.input_ids_2)
+        return FluxText(torch.from_numpy(embeds), torch.from_numpy(pooled))
+
+    def _run(self, component: str, **inputs: Any) -> Any:
+        return self.sessions[component].run(None, inputs)[0]

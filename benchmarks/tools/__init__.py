@@ -1,0 +1,1 @@
+"""Programs of others that the benchmarks run: fetched, checked, kept in build/."""
