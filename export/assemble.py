@@ -76,7 +76,8 @@ def _parameters(layout: Layout) -> dict[str, dict[str, object]]:
     ensembles = {family.ensemble_name(ensemble): dict(told) for ensemble in family.ensembles}
     on_gpu = target.engine == TENSORRT
     inputs, device = GPU_INPUTS if on_gpu else {}, "cuda" if on_gpu else "cpu"
-    _, rows = layout.ranges_of(family.denoiser)["batch"]
+    profiled = layout.ranges_of(family.denoiser)["batch"][1]
+    rows = profiled if on_gpu else family.max_rows(family.denoiser)
     merged = {"merged_loras": applied_text(layout.merged), "device": device}
     return {
         stage_model(family, SCHEDULER): {**sizes, **inputs, "max_rank": layout.max_rank, "max_rows": rows},

@@ -73,6 +73,7 @@ FLUX = FamilySpec(
     components=(TEXT_ENCODER, TEXT_ENCODER_2, TRANSFORMER, tasks.VAE_ENCODER, tasks.VAE_DECODER),
     ensembles=tasks.ensembles(SETTINGS, (tasks.IMAGES, tasks.PROMPT_TOKENS), TEXT_STEPS, CONDITIONS),
     max_batch_size=4,
+    max_running=8,
     vae_scale_factor=8,
     latent_multiple=2,
     max_prompt_characters=tasks.MAX_PROMPT_CHARACTERS,

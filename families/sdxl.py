@@ -91,6 +91,7 @@ SDXL = FamilySpec(
     components=(TEXT_ENCODER, TEXT_ENCODER_2, UNET, tasks.VAE_ENCODER, tasks.VAE_DECODER),
     ensembles=tasks.ensembles(SETTINGS, OUTPUTS, TEXT_STEPS, CONDITIONS),
     max_batch_size=4,
+    max_running=8,
     vae_scale_factor=8,
     latent_multiple=4,
     max_prompt_characters=tasks.MAX_PROMPT_CHARACTERS,

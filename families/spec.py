@@ -157,6 +157,7 @@ class FamilySpec:
     components: tuple[ComponentSpec, ...]
     ensembles: tuple[EnsembleSpec, ...]
     max_batch_size: int  # pictures in one request
+    max_running: int  # pictures that are denoised at once, of however many requests
     vae_scale_factor: int  # pixels per latent pixel, each way
     latent_multiple: int  # latent heights and widths divide by it: Flux's patch, the UNet's halvings
     max_prompt_characters: int
@@ -209,8 +210,9 @@ class FamilySpec:
         )
 
     def max_rows(self, component: ComponentSpec) -> int:
-        """Rows of the largest call of `component`."""
-        return self.max_batch_size * component.rows_per_picture
+        """Rows of the largest call of `component`, where no engine's profile sets a limit."""
+        pictures = self.max_running if component.denoiser else self.max_batch_size
+        return pictures * component.rows_per_picture
 
     def key(self, component: ComponentSpec) -> str:
         """The name of `component` among all families' ones: "flux.transformer"."""

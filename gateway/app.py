@@ -21,15 +21,20 @@ from gateway.triton import TritonClient
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway with these settings, None: from the environment. It starts whether or not Triton is up."""
+    settings = settings or Settings()
     app = FastAPI(
         title="PostPulse image generation",
         version="0.1.0",
         lifespan=_lifespan,
         redirect_slashes=False,
-        middleware=[Middleware(RequestId), Middleware(BodyLimit)],
+        middleware=[
+            Middleware(RequestId),
+            Middleware(Places, limit=settings.max_in_flight),
+            Middleware(BodyLimit),
+        ],
         exception_handlers=HANDLERS,
     )
-    app.state.settings = settings or Settings()
+    app.state.settings = settings
     app.include_router(router)
     return app
 
@@ -39,8 +44,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
     fetcher = Fetcher(settings.base_image_hosts)
-    images, places = BaseImages(fetcher, Decoder()), Places(settings.max_in_flight)
-    drawing = Drawing(triton, images, AdapterTable(settings.adapters), places)
+    drawing = Drawing(triton, BaseImages(fetcher, Decoder()), AdapterTable(settings.adapters))
     app.state.services = Services(settings, drawing, LocalStorage(settings.storage_folder))
     try:
         yield

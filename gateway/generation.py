@@ -19,7 +19,6 @@ from gateway.base_image.fit import Sizing
 from gateway.control import Progress
 from gateway.encoding import encode
 from gateway.intake import Asked
-from gateway.places import Places
 from gateway.resolution import Resolved, resolve, size_of
 from gateway.samples import Picture, Sample
 from gateway.schemas import AppliedLora, GenerateResponse, PromptTruncated
@@ -87,7 +86,6 @@ class Drawing:
     triton: TritonClient
     base_images: BaseImages
     adapters: AdapterTable
-    places: Places
 
     async def order(self, asked: Asked, request_id: str, watch: Stopwatch) -> Ordered:
         """What to ask of Triton for `asked`; a Problem for what cannot be drawn."""

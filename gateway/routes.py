@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -48,12 +48,6 @@ def services(request: Request) -> Services:
 Using = Annotated[Services, Depends(services)]
 
 
-async def place(use: Using) -> AsyncIterator[None]:
-    """Held until the answer is sent; asked for before the body is read."""
-    with use.drawing.places.place():
-        yield
-
-
 @router.post(
     "/generate-image",
     response_model=GenerateResponse,
@@ -63,7 +57,6 @@ async def place(use: Using) -> AsyncIterator[None]:
 async def generate_image(
     request: Request,
     response: Response,
-    _: Annotated[None, Depends(place)],
     asked: Annotated[Asked, Depends(read)],
     use: Using,
 ) -> GenerateResponse | Response:

@@ -22,13 +22,15 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 WATCHED = {*STOP_SIGNALS, signal.SIGCHLD}
 SHARED_MEMORY = Path("/dev/shm")
 ORPHAN_GRACE_SECONDS = 3.0
+NICENESS = 5  # engines take every core: who answers requests must not wait for them
 
 libc = ctypes.CDLL(None)
 
 
 def prepare_child() -> None:
-    """Between fork and exec of tritonserver: signals reach it again, and it dies with the guard."""
+    """Between fork and exec of tritonserver: signals reach it, it dies with the guard, and it is nice."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+    os.nice(NICENESS)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

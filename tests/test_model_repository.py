@@ -44,7 +44,7 @@ def agree(one: tuple[int, list[int]], other: tuple[int, list[int]]) -> bool:
 def test_a_config_is_named_after_its_folder_and_batches(folder: Path) -> None:
     config = config_of(folder)
     assert config.name == folder.name
-    assert config.max_batch_size == (8 if folder.name == "sdxl_unet" else 4)
+    assert config.max_batch_size == {"sdxl_unet": 16, "flux_transformer": 8}.get(folder.name, 4)
     assert config.platform == "ensemble" or config.instance_group[0].count == 1
 
 
@@ -89,6 +89,12 @@ def test_a_scheduler_gets_a_size_or_an_image_and_all_else(family: str) -> None:
     for task, more in (("text_to_image", size), ("image_to_image", image)):
         (step,) = [step for step in steps(f"{family}_{task}") if step.model_name == scheduler.name]
         assert set(step.input_map) == needed | more
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_many_samples_run_at_once_as_a_call_takes(family: str) -> None:
+    told = CONFIGS[f"{family}_scheduler"].parameters["max_running"].string_value
+    assert int(told) == FAMILIES[family].max_running
 
 
 def test_only_schedulers_have_optional_inputs() -> None:
