@@ -67,23 +67,24 @@ class Sample(ABC):
     def advance(self, prediction: Tensor) -> None:
         """One step with the engine's `prediction` [rows, ...], and those that the cache then forecasts.
 
-        Sets `error` if the prediction is not finite.
+        Sets `error` if that fails, as it does when the prediction is not finite.
         """
+        try:
+            self._advance(prediction)
+        except Exception as error:  # it is this sample's own: the others of its call go on
+            self.error = error
+
+    def _advance(self, prediction: Tensor) -> None:
         if not torch.isfinite(prediction).all():
-            self.error = BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
-            return
+            raise BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
         guided = self.guided(prediction)
         self.calls += 1
-        self._advance(self.cache.observe(self.step, guided) if self.cache else guided)
+        self._step(self.cache.observe(self.step, guided) if self.cache else guided)
         while self.running and self.cache and (forecast := self.cache.forecast(self.step)) is not None:
-            self._advance(forecast)
+            self._step(forecast)
 
-    def _advance(self, guided: Tensor) -> None:
-        try:
-            self.stepped = self.scheduler.step(guided, self.timestep, self.latents)
-        except Exception as error:  # of this sample's scheduler: the others of its call go on
-            self.error = error
-            return
+    def _step(self, guided: Tensor) -> None:
+        self.stepped = self.scheduler.step(guided, self.timestep, self.latents)
         self.prediction, self.latents = guided, self.stepped.prev_sample
         self.step += 1
 

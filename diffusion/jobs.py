@@ -47,8 +47,9 @@ def _stays() -> bool:
 class Job:
     """The samples of one request: they start together and are answered together.
 
-    `ended` is called once: with None when every sample is done, or with the error that ended the job.
-    `deadline` is a time of the batcher's clock; `left` tells whether its client is gone.
+    `ended` is called once: with None when every sample is done, or with the error that ended the job; it must
+    not raise, and nor must `left`, which tells whether its client is gone. `deadline` is a time of the
+    batcher's clock.
     """
 
     samples: Sequence[Sample]

@@ -27,10 +27,14 @@ class Pending:
         for queue in self._queues.values():
             yield from queue
 
-    def put(self, job: Job) -> None:
-        """QueueFull, at once, if `limit` jobs wait already."""
+    def check_room(self) -> None:
+        """QueueFull if `limit` jobs wait already."""
         if len(self) >= self.limit:
             raise QueueFull(f"all {self.limit} places in the queue are taken")
+
+    def put(self, job: Job) -> None:
+        """QueueFull, at once, if there is no room."""
+        self.check_room()
         self._queues[job.priority].append(job)
 
     def remove(self, job: Job) -> None:
@@ -38,14 +42,16 @@ class Pending:
         if job in self._queues[job.priority]:
             self._queues[job.priority].remove(job)
 
-    def take(self, free: int, free_for_batch: int) -> Job | None:
-        """The next job, if its samples fit into the places that are free, for batch work into so many."""
+    def take(self, free: int, batch_share: int) -> Job | None:
+        """The next job, if its samples fit into the `free` places; batch work has so many, free or not.
+
+        Nobody goes before a job whose turn it is, however small: else a large one might never fit.
+        """
         interactive, batch = (self._queues[priority] for priority in Priority)
-        batch_fits = bool(batch) and len(batch[0].samples) <= free_for_batch
-        if batch_fits and (not interactive or self._passed >= INTERACTIVE_TURNS):
-            self._passed = 0
-            return batch.popleft()
-        if interactive and len(interactive[0].samples) <= free:
-            self._passed += bool(batch)
-            return interactive.popleft()
-        return None
+        allowed = bool(batch) and len(batch[0].samples) <= batch_share
+        turn = allowed and (not interactive or self._passed >= INTERACTIVE_TURNS)
+        queue = batch if turn else interactive
+        if not queue or len(queue[0].samples) > free:
+            return None
+        self._passed = 0 if turn else self._passed + bool(batch)
+        return queue.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -12,14 +13,14 @@ from itertools import count
 import torch
 
 from diffusion.denoise import Engine, Group, Sample
-from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
+from diffusion.errors import Cancelled, EngineError, Expired, QueueFull, Stopping
 from diffusion.jobs import Job, Priority, Progress
 from diffusion.pending import INTERACTIVE_TURNS, Pending
 
 # Of the places to run in, batch work takes at most this share, so that an interactive request finds one soon.
 BATCH_SHARE = 0.5
 # Cancelled keys that are remembered for jobs still on their way here, in text encoders or queues.
-REMEMBERED = 1024
+REMEMBERED, REMEMBER_SECONDS = 1024, 120.0
 LEDGER: Mapping[str, str] = {  # what `counts` counts; of the started, each is also one of the four below
     "requests_started": "requests that were let wait or run",
     "requests_finished": "requests whose pictures were denoised to the end",
@@ -62,11 +63,12 @@ class Slot:
 class StepBatcher:
     """Steps the samples of many jobs, one call of `engine` at a time.
 
-    A call goes to the sample that has waited longest, together with as many others of its group key as
-    `max_rows` has room for. So every running sample is stepped again after a bounded number of calls, and who
-    joins or leaves never changes another's picture.
+    A call goes to the sample that has waited longest (batch work counts as later), together with as many
+    others of its group key as `max_rows` has room for. So every running sample is stepped again after a
+    bounded number of calls, and who joins or leaves never changes another's picture.
 
-    `submit`, `cancel`, `find` and `close` may be called from any thread; `step` and `wait` from one only.
+    `submit`, `check_room`, `cancel`, `find` and `close` may be called from any thread, `step` and `wait` from
+    one only.
     `counts` has what LEDGER names.
     """
 
@@ -76,7 +78,7 @@ class StepBatcher:
         self._pending, self._running = Pending(bounds.max_pending), list[Slot]()
         self._groups: OrderedDict[tuple[Slot, ...], Group] = OrderedDict()
         self._numbers, self._calls = count(), 0
-        self._unwanted: OrderedDict[str, None] = OrderedDict()
+        self._unwanted: OrderedDict[str, float] = OrderedDict()  # key -> until when
         self.counts = Counter[str]()
 
     @property
@@ -90,31 +92,40 @@ class StepBatcher:
         return len(self._running)
 
     def submit(self, job: Job) -> None:
-        """Lets `job` wait for its turn. QueueFull if too many do; ValueError if it can never run."""
+        """Lets `job` wait for its turn; raises as `check_room` does, and ValueError if it can never run."""
         if (rows := max(sample.rows for sample in job.samples)) > self.bounds.max_rows:
             raise ValueError(f"a sample has {rows} rows; a call takes {self.bounds.max_rows}")
         if len(job.samples) > self.bounds.max_running:
             raise ValueError(f"a job has {len(job.samples)} samples; {self.bounds.max_running} run at once")
         with self._changed:
-            job.submitted, job.cancelled = self.clock(), self._unwanted.pop(job.key, True) is None
-            try:
-                self._pending.put(job)
-            except QueueFull:
-                self.counts["requests_refused"] += 1
-                raise
+            self.check_room()
+            job.submitted = self.clock()
+            job.cancelled = job.submitted < self._unwanted.pop(job.key, -math.inf)
+            self._pending.put(job)
             self.counts["requests_started"] += 1
             self._changed.notify_all()
 
+    def check_room(self) -> None:
+        """QueueFull, and counted as refused, if too many jobs wait; Stopping after `close`."""
+        if self._closed:
+            raise Stopping("the server is stopping")
+        try:
+            self._pending.check_room()
+        except QueueFull:
+            self.counts["requests_refused"] += 1
+            raise
+
     def cancel(self, key: str) -> bool:
-        """Ends the job called `key` before the next call; False if none is here: it ends when it comes."""
+        """Ends the jobs called `key` before the next call; False if none is here: it ends when it comes."""
         with self._changed:
-            if job := self.find(key):
+            found = [job for job in self._jobs() if job.key == key]
+            for job in found:
                 job.cancelled = True
-                return True
-            self._unwanted[key] = None
+            if not found:
+                self._unwanted[key] = self.clock() + REMEMBER_SECONDS
             if len(self._unwanted) > REMEMBERED:
                 self._unwanted.popitem(last=False)
-            return False
+            return bool(found)
 
     def find(self, key: str) -> Job | None:
         """The job called `key`, if it is pending or running."""
@@ -157,9 +168,10 @@ class StepBatcher:
             return [*dict.fromkeys(slot.job for slot in self._running), *self._pending]
 
     def _leave(self) -> None:
-        for job in self._jobs():
-            now = self.clock()
-            if job.cancelled or job.left():
+        jobs, now = self._jobs(), self.clock()
+        first = self._calls % len(jobs) if jobs else 0  # `left` may ask a few at a time: each in its turn
+        for job in jobs[first:] + jobs[:first]:
+            if job.cancelled or (job.admitted is not None and job.left()):
                 self._end(job, Cancelled("the request was cancelled"))
             elif now >= job.deadline:
                 made = job.progress(now)
@@ -181,11 +193,10 @@ class StepBatcher:
                 self._running += [Slot(s, job, next(self._numbers), self._calls) for s in job.samples]
 
     def _free(self) -> tuple[int, int]:
-        """Places to run in: all that are free, and those of them that batch work may take."""
-        free = self.bounds.max_running - len(self._running)
+        """Places to run in that are free, and those that more batch work may take; all, if none runs."""
         of_batch = sum(slot.job.priority is Priority.BATCH for slot in self._running)
         share = self.bounds.max_running if not of_batch else int(self.bounds.max_running * BATCH_SHARE)
-        return free, min(free, share - of_batch)
+        return self.bounds.max_running - len(self._running), share - of_batch
 
     def _members(self) -> tuple[Slot, ...]:
         """Who shares the next call, in the order of admission."""
@@ -202,15 +213,16 @@ class StepBatcher:
         for slot in members:
             slot.stepped = self._calls
         try:
-            self.counts["engine_calls"] += 1
             self._group(members).step(self.engine)
+            self.counts["engine_calls"] += 1
             self.counts["engine_rows"] += sum(slot.sample.rows for slot in members)
         except Exception as error:
             if len(members) == 1:
                 members[0].sample.error = error
                 return
             for slot in members:
-                self._call((slot,))
+                if slot.sample.running:
+                    self._call((slot,))
 
     def _group(self, members: tuple[Slot, ...]) -> Group:
         """Its inputs that stay the same are joined once, as long as it comes again soon."""

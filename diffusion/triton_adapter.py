@@ -170,8 +170,13 @@ def refusal(error: Exception) -> Any:
     """The answer to a request that `error` ended; what is nobody's doing but ours is logged."""
     if code := CODES.get(type(error)):
         return _failure(str(error), code)
-    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    log_error(error)
     return _failure(f"{type(error).__name__}: {error}", "INTERNAL")
+
+
+def log_error(error: Exception) -> None:
+    """Into Triton's log, with where it was raised."""
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
 
 
 def sender(request: Request) -> Callable[[Any], None]:

@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
@@ -23,7 +24,8 @@ EVENTS: dict[int | str, dict[str, Any]] = {  # how OpenAPI describes them
     200: {"content": {MEDIA_TYPE: {"schema": ProgressEvent.model_json_schema()}}}
 }
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-Look = Callable[[], Awaitable[Progress | None]]
+Look = Callable[[], Coroutine[Any, Any, Progress | None]]
+log = logging.getLogger("gateway")
 
 
 def wants_events(request: Request) -> bool:
@@ -56,17 +58,30 @@ async def _stream(
 
 
 async def _progress(working: asyncio.Task[GenerateResponse], look: Look) -> AsyncIterator[str]:
-    """An event whenever something has changed, a comment when nothing has for long; until `working` ends."""
-    last, unchanged = "", 0
+    """An event for every step that is seen, a comment when none was for long; until `working` ends."""
+    last, unchanged = ("", -1), 0
     while not (await asyncio.wait({working}, timeout=PROGRESS_SECONDS))[0]:
-        progress = await look()
-        told = _event("progress", _shown(progress)) if progress else ""
-        unchanged = 0 if told and told != last else unchanged + 1
-        if not unchanged:
-            yield told
-        elif unchanged % COMMENT_EVERY == 0:
+        progress = await _either(working, look())
+        seen = (progress.state, progress.step) if progress else last
+        unchanged = 0 if seen != last else unchanged + 1
+        if progress and not unchanged:
+            yield _event("progress", _shown(progress))
+        elif unchanged % COMMENT_EVERY == COMMENT_EVERY - 1:
             yield ": still working\n\n"
-        last = told
+        last = seen
+
+
+async def _either(working: asyncio.Task[Any], look: Coroutine[Any, Any, Progress | None]) -> Progress | None:
+    """What `look` sees; None if `working` ends first, or if it fails: the drawing goes on."""
+    looking = asyncio.create_task(look)
+    try:
+        await asyncio.wait({working, looking}, return_when=asyncio.FIRST_COMPLETED)
+        return looking.result() if looking.done() else None
+    except Exception:
+        log.exception("no progress")
+        return None
+    finally:
+        looking.cancel()
 
 
 def _shown(progress: Progress) -> ProgressEvent:

@@ -16,7 +16,10 @@ CONNECTION_LOST = (
 
 @dataclass(frozen=True)
 class Fault:
-    """A row: gRPC `code`, a pattern in its message, and the answer. `doubt`: Triton may not work any more."""
+    """A row: gRPC `code`, a pattern in its message, and the answer. `doubt`: Triton may not work any more.
+
+    `unanswered`: the client gave up, or lost the connection, so Triton may still be drawing.
+    """
 
     code: str
     message: str
@@ -25,6 +28,7 @@ class Fault:
     detail: str
     retry: bool = False
     doubt: bool = False
+    unanswered: bool = False
 
     @property
     def problem(self) -> Problem:
@@ -46,10 +50,10 @@ FAULTS = (
     Fault("UNAVAILABLE", "the deadline passed", 504, "Deadline exceeded", LATE),
     Fault("UNAVAILABLE", "server is stopping", 503, "Model server stopping", LATER, retry=True, doubt=True),
     Fault("UNAVAILABLE", "restricted", 500, "Model server misconfigured", OURS),
-    Fault("UNAVAILABLE", CONNECTION_LOST, 503, "Model server unreachable", LATER, retry=True, doubt=True),
+    Fault("UNAVAILABLE", CONNECTION_LOST, 503, "Model server unreachable", LATER, True, True, True),
     Fault("UNAVAILABLE", "", 503, "Model server unavailable", LATER, doubt=True),
     Fault("CANCELLED", "", 503, "Cancelled", "the request was cancelled in the model server; try again"),
-    Fault("DEADLINE_EXCEEDED", "", 504, "Deadline exceeded", LATE),
+    Fault("DEADLINE_EXCEEDED", "", 504, "Deadline exceeded", LATE, unanswered=True),
     Fault("INTERNAL", "stub process .* is not healthy", 503, "Model crashed", LATER, doubt=True),
     Fault("INVALID_ARGUMENT", "", 500, "Model refused the request", OURS, doubt=True),
     Fault("NOT_FOUND", "", 503, "Model not loaded", LATER, doubt=True),

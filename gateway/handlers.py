@@ -46,6 +46,7 @@ async def on_http(request: Request, error: HTTPException) -> Response:
     title, detail = {
         404: ("Not found", f"there is nothing at '{path}'"),
         405: ("Method not allowed", f"'{path}' does not take {method}; choices: {headers.get('Allow')}"),
+        408: ("Request timeout", error.detail),
         413: ("Body too large", error.detail),
     }.get(error.status_code, ("Malformed request", error.detail))
     return problem_response(request, Problem(error.status_code, title, detail, headers=headers))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -68,32 +69,42 @@ class TritonClient:
         Cancelling the awaiting task cancels the call, and so does a deadline that passes. On Triton 2.51 the
         models inside an ensemble do not see that, so the scheduler is told.
         """
-        family = sample.order.family.name
+        family, unanswered = sample.order.family.name, list[str]()
         self._drawing[family] += 1
         try:
-            reply = await self._with_retry(self._inference(sample, key), self._deadline_seconds)
-        except (asyncio.CancelledError, InferenceServerException) as error:
-            if not isinstance(error, InferenceServerException) or fault_of(error).code == "DEADLINE_EXCEEDED":
-                self._control.cancel(family, key)
-            raise
+            inference = self._inference(sample, key, unanswered)
+            reply = await self._with_retry(inference, self._deadline_seconds)
         finally:
             self._drawing[family] -= 1
+            for each in unanswered:
+                self._control.cancel(family, each)
         picture = picture_of(arrays(reply.get_response(), sample.outputs()), sample.loras)
         self._proof_ends[family] = asyncio.get_running_loop().time() + PROOF_SECONDS
         return picture
 
-    def _inference(self, sample: Sample, key: str) -> Callable[[float], Awaitable[Any]]:
-        name, inputs = sample.order.ensemble, sample.inputs()
+    def _inference(
+        self, sample: Sample, key: str, unanswered: list[str]
+    ) -> Callable[[float], Awaitable[Any]]:
+        """One try to draw, called `key`, and the next, called a little otherwise: the first may still run.
+
+        Those that Triton has not answered are in `unanswered`.
+        """
+        name, inputs, keys = sample.order.ensemble, sample.inputs(), iter((key, f"{key}.again"))
+        parameters = {PRIORITY_CLASS: sample.priority}
 
         async def infer(timeout: float) -> Any:
-            return await self._client.infer(
-                name,
-                inputs,
-                request_id=key,
-                client_timeout=timeout,
-                timeout=int(timeout * 1e6),
-                parameters={PRIORITY_CLASS: sample.priority},
-            )
+            unanswered.append(tried := next(keys))
+            times = {"client_timeout": timeout, "timeout": int(timeout * 1e6)}
+            try:
+                reply = await self._client.infer(
+                    name, inputs, request_id=tried, parameters=parameters, **times
+                )
+            except InferenceServerException as error:
+                if not fault_of(error).unanswered:
+                    unanswered.remove(tried)
+                raise
+            unanswered.remove(tried)
+            return reply
 
         return infer
 
@@ -128,7 +139,8 @@ class TritonClient:
             return
         side = self._limits[order].min_size
         canary = Sample(order, "canary", "", 0, 1, 1.0, order.family.schedulers[0], side, side)
-        await asyncio.wait_for(self.draw(canary, "canary"), self._probe_seconds)
+        key = f"canary.{secrets.token_hex(8)}"
+        await asyncio.wait_for(self.draw(canary, key), self._probe_seconds)
 
     async def _read_limits(self, order: Order, timeout: float) -> Limits:
         config = (await self._client.get_model_config(order.ensemble, client_timeout=timeout)).config

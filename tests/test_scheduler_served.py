@@ -249,7 +249,9 @@ def test_a_quality_below_high_saves_calls_beside_adapters_and_a_cancelled_reques
     run(server, test)
 
 
-def test_clients_that_leave_the_gateway_store_nothing(server: EmbeddedTriton, tmp_path: Path) -> None:
+def test_what_is_cancelled_by_leaving_the_gateway_is_not_stored(
+    server: EmbeddedTriton, tmp_path: Path
+) -> None:
     """Each is given up after a random time: what is cancelled is not stored, what is answered is."""
     chance = random.Random(7)
     chosen = Settings(triton_url=server.grpc_url, storage_folder=tmp_path / "pictures", public_url=None)
@@ -276,3 +278,20 @@ def test_clients_that_leave_the_gateway_store_nothing(server: EmbeddedTriton, tm
         assert 5 < answered <= stored <= grown["finished"] and grown["cancelled"] > 5
 
     run(server, test)
+
+
+def test_events_tell_each_step_that_is_seen_with_a_preview_and_last_the_answer(
+    server: EmbeddedTriton, tmp_path: Path
+) -> None:
+    chosen = Settings(triton_url=server.grpc_url, storage_folder=tmp_path / "pictures", public_url=None)
+    body = {"prompt": "a red mug", "num_inference_steps": LONG, "width": 512, "height": 512}
+    with background(create_app(chosen), chosen) as url:
+        accept = {"Accept": "text/event-stream"}
+        asked = httpx2.post(f"{url}/generate-image", json=body, headers=accept, trust_env=False, timeout=120)
+    parts = [part.split("\n", 1) for part in asked.text.strip().split("\n\n") if not part.startswith(":")]
+    told = [(name, json.loads(data.removeprefix("data: "))) for name, data in parts]
+    assert {name for name, _ in told[:-1]} == {"event: progress"} and told[-1][0] == "event: done"
+    steps = [(event["state"], event["step"]) for _, event in told[:-1]]
+    assert len(set(steps)) == len(steps) > 1 and steps == sorted(steps, key=lambda seen: seen[1])
+    previews = [event["preview"] for _, event in told[:-1] if event["step"]]
+    assert previews and all(preview.startswith("data:image/png;base64,iVBOR") for preview in previews)

@@ -15,10 +15,10 @@ from lines import Engine, Line, alone
 from stepping import step_to_end
 from torch import Tensor
 
-from diffusion.errors import Cancelled, EngineError, Expired, QueueFull
+from diffusion.errors import Cancelled, EngineError, Expired, QueueFull, Stopping
 from diffusion.jobs import Job, Priority
 from diffusion.pending import INTERACTIVE_TURNS
-from diffusion.step_batcher import KEPT_GROUPS, REMEMBERED, Bounds, StepBatcher
+from diffusion.step_batcher import KEPT_GROUPS, REMEMBER_SECONDS, REMEMBERED, Bounds, StepBatcher
 from families import InvalidRequest
 
 ENDS = ("requests_finished", "requests_cancelled", "requests_expired", "requests_failed")
@@ -154,6 +154,14 @@ def test_a_job_that_was_cancelled_on_its_way_ends_when_it_comes() -> None:
     batcher.submit(again.job)
     step_to_end(batcher)
     assert again.right and again.endings == [None]
+    clock = batcher.clock = Clock()
+    batcher.cancel("late")
+    clock.now = REMEMBER_SECONDS + 1
+    again = Asked([(1, 6, 1, 3)])
+    again.job.key = "late"
+    batcher.submit(again.job)
+    step_to_end(batcher)
+    assert again.endings == [None]
     for number in range(REMEMBERED + 1):
         batcher.cancel(f"another {number}")
     assert len(batcher._unwanted) == REMEMBERED
@@ -203,11 +211,15 @@ def test_a_job_that_can_never_run_is_refused(specs: list[tuple[int, int, int, in
         StepBatcher(Engine(), BOUNDS).submit(Asked(specs).job)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("patient, eager", [(3, 5), (5, 3), (3, 3)])
-def test_batch_work_is_slowed_but_never_starved(patient: int, eager: int) -> None:
-    """However many interactive requests of any shape keep coming."""
+def test_batch_work_is_slowed_but_never_starved(patient: int, eager: int, samples: int) -> None:
+    """However many interactive requests of any shape keep coming, and even if it needs all places at once."""
     batcher = StepBatcher(Engine(), Bounds(max_rows=1, max_running=2, max_pending=9))
-    slow = Asked([(0, 6, 1, patient)], Priority.BATCH)
+    for seed in range(2):
+        batcher.submit(Asked([(seed, 3 + seed, 1, eager)]).job)
+    batcher.step()
+    slow = Asked([(place, 6, 1, patient) for place in range(samples)], Priority.BATCH)
     batcher.submit(slow.job)
     for seed in range(200):
         while batcher.pending < 5:
@@ -216,7 +228,7 @@ def test_batch_work_is_slowed_but_never_starved(patient: int, eager: int) -> Non
         if slow.endings:
             break
     assert slow.right
-    assert 6 * 2 <= seed <= (INTERACTIVE_TURNS + 2) * 7
+    assert 6 <= seed <= (INTERACTIVE_TURNS + 2) * 10
 
 
 def test_interactive_requests_overtake_batch_work_that_waits() -> None:
@@ -283,9 +295,12 @@ def test_close_ends_the_wait_and_abandon_ends_the_jobs() -> None:
     waiting.start()
     batcher.close()
     waiting.join()
+    with pytest.raises(Stopping):
+        batcher.submit(asked.job)
+    batcher = StepBatcher(Engine(), BOUNDS)
     batcher.submit(asked.job)
-    batcher.abandon(Cancelled("the server is stopping"))
-    assert answers == [False] and isinstance(asked.endings[0], Cancelled)
+    batcher.abandon(Stopping("the server is stopping"))
+    assert answers == [False] and isinstance(asked.endings[0], Stopping)
 
 
 def test_an_unknown_priority_is_refused_with_the_choices() -> None:
