@@ -10,10 +10,11 @@ from typing import Literal
 
 from diffusion.denoise import Sample
 from families import InvalidRequest
+from families.control import PRIORITIES
 
 
 class Priority(IntEnum):
-    """Who goes first. Batch work is never starved, see StepBatcher."""
+    """Who goes first, of families' PRIORITIES. Batch work is never starved, see StepBatcher."""
 
     INTERACTIVE = 0
     BATCH = 1
@@ -21,11 +22,9 @@ class Priority(IntEnum):
     @classmethod
     def named(cls, name: str) -> Priority:
         """InvalidRequest lists the choices."""
-        try:
-            return cls[name.upper()]
-        except KeyError:
-            choices = ", ".join(priority.name.lower() for priority in cls)
-            raise InvalidRequest(f"priority {name!r} is unknown; choices: {choices}") from None
+        if name not in PRIORITIES:
+            raise InvalidRequest(f"priority {name!r} is unknown; choices: {', '.join(PRIORITIES)}")
+        return cls[name.upper()]
 
 
 @dataclass(frozen=True)

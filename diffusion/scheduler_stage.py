@@ -38,7 +38,7 @@ from diffusion.triton_adapter import (
 )
 from diffusion.triton_metrics import Counters
 from families import FamilySpec, InvalidRequest
-from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
+from families.control import CANCEL, PREVIEW, PRIORITIES, PRIORITY_CLASS, PROGRESS, WATCH
 
 TELL_SECONDS = 1.0
 # Asking Triton whether a client is gone costs 0.15 ms: so a twentieth of the time, saved up for so many.
@@ -117,7 +117,7 @@ class SchedulerStage(Stage):
         return self.start(request, rows, base_images(request, len(rows)), packs(request, self.deployment))
 
     def _job(self, request: Request, samples: list[Sample]) -> Job:
-        priority = Priority.named(request.parameter(PRIORITY_CLASS, Priority.INTERACTIVE.name))
+        priority = Priority.named(request.parameter(PRIORITY_CLASS, PRIORITIES[0]))
         seconds, send = request.timeout_seconds, sender(request)
 
         def ended(error: Exception | None) -> None:

@@ -13,4 +13,5 @@ PROGRESS = TensorSpec(
     "JSON: state (unknown, pending, running, cancelled), step, steps, seconds, eta_seconds",
 )
 PREVIEW = TensorSpec("preview", "UINT8", ("latent_height", "latent_width", 3), "RGB, a pixel per latent")
-PRIORITY_CLASS = "priority_class"  # a request's parameter: interactive (unless told) or batch
+PRIORITY_CLASS = "priority_class"  # a request's parameter: one of
+PRIORITIES = ("interactive", "batch")  # the first unless told

@@ -27,6 +27,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--triton-port", type=int, default=8001, help="gRPC of --embedded; 0 takes a free one"
     )
+    parser.add_argument(
+        "--metrics-port", type=int, default=8002, help="Triton's metrics of --embedded; 0 takes a free one"
+    )
     parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
     return parser.parse_args()
@@ -49,9 +52,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if arguments.embedded:
-            with EmbeddedTriton(
-                arguments.embedded, LOG_FOLDER, Options(arguments.triton_port), show
-            ) as triton:
+            ports = Options(arguments.triton_port, arguments.metrics_port)
+            with EmbeddedTriton(arguments.embedded, LOG_FOLDER, ports, show) as triton:
+                show(f"metrics: {triton.metrics_url}")
                 serve(arguments.host, arguments.port, triton.grpc_url)
         else:
             serve(arguments.host, arguments.port, arguments.triton)

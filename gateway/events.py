@@ -18,7 +18,7 @@ from gateway.handlers import explained
 from gateway.schemas import GenerateResponse, ProgressEvent
 
 MEDIA_TYPE = "text/event-stream"
-PROGRESS_SECONDS = 0.25  # a look costs Triton about a millisecond
+FIRST_SECONDS, PROGRESS_SECONDS = 0.05, 0.25  # a look costs Triton about a millisecond
 COMMENT_EVERY = 60  # looks: proxies end connections on which nothing comes
 EVENTS: dict[int | str, dict[str, Any]] = {  # how OpenAPI describes them
     200: {"content": {MEDIA_TYPE: {"schema": ProgressEvent.model_json_schema()}}}
@@ -53,14 +53,17 @@ async def _stream(
         problem = bytes((await explained(request, error)).body)
         yield f"event: error\ndata: {problem.decode()}\n\n"
     finally:
+        if not working.done():
+            log.info("request %s: the client left", request.state.request_id)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
 
 
 async def _progress(working: asyncio.Task[GenerateResponse], look: Look) -> AsyncIterator[str]:
     """An event for every step that is seen, a comment when none was for long; until `working` ends."""
-    last, unchanged = ("", -1), 0
-    while not (await asyncio.wait({working}, timeout=PROGRESS_SECONDS))[0]:
+    last, unchanged, seconds = ("", -1), 0, FIRST_SECONDS
+    while not (await asyncio.wait({working}, timeout=seconds))[0]:
+        seconds = PROGRESS_SECONDS
         progress = await _either(working, look())
         seen = (progress.state, progress.step) if progress else last
         unchanged = 0 if seen != last else unchanged + 1

@@ -10,6 +10,7 @@ from tritonclient.grpc import InferInput
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from families import FAMILIES, EnsembleSpec, FamilySpec, TensorSpec
+from families.control import PRIORITIES
 from families.lora import APPLIED_LORAS, LORAS
 from families.loras import Applied, Lora, applied_of, loras_text
 from gateway.replies import Expected, ReplyError
@@ -52,7 +53,7 @@ class Sample:
     strength: float | None = None
     image: NDArray[np.uint8] | None = None
     quality: str = "high"
-    priority: str = "interactive"
+    priority: str = PRIORITIES[0]
 
     def inputs(self) -> list[InferInput]:
         """The ensemble's inputs, each with a batch axis of 1."""

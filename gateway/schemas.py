@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from families import FAMILIES
 from families.adapters import LORA_SCALE, NAME
+from families.control import PRIORITIES
 from families.loras import MAX_LORAS
 from gateway.base_image.limits import LIMITS
 from gateway.encoding import OUTPUT_FORMATS
@@ -57,7 +58,7 @@ OutputFormat = Annotated[
 ]
 Pixels = Annotated[int, Field(gt=0)]
 Quality = Annotated[str, _one_of(QUALITIES), Field(json_schema_extra={"enum": QUALITIES})]
-Priority = Literal["interactive", "batch"]
+Priority = Annotated[str, _one_of(PRIORITIES), Field(json_schema_extra={"enum": list(PRIORITIES)})]
 
 
 class LoraChoice(BaseModel):
@@ -131,7 +132,7 @@ class GenerateRequest(BaseModel):
         None, description="flux only: below high, some steps are forecast, not computed; default: high"
     )
     priority: Priority = Field(
-        "interactive", description="batch: work that may wait while others draw pictures to look at"
+        PRIORITIES[0], description="batch: work that may wait while others draw pictures to look at"
     )
     width: Pixels | None = Field(
         None, description="pixels; default: the native size, or one of the base image's aspect"

@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from lines import Line, alone
 
 from diffusion.denoise import Engine, Sample
-from diffusion.jobs import Job
+from diffusion.jobs import Job, Priority
 from diffusion.step_batcher import Bounds, StepBatcher
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Asked:
+    """A job and how it ended."""
+
+    specs: list[tuple[int, int, int, int]]
+    priority: Priority = Priority.INTERACTIVE
+    deadline: float = math.inf
+    endings: list[Exception | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.job = Job(
+            [Line(*spec) for spec in self.specs],
+            self.endings.append,
+            key=str(id(self)),
+            priority=self.priority,
+            deadline=self.deadline,
+        )
+
+    @property
+    def right(self) -> bool:
+        """It ended once, and if it is finished, with the pictures that its samples are drawn alone."""
+        (error,) = self.endings
+        pairs = zip(self.specs, self.job.samples, strict=True)
+        return error is not None or all(torch.equal(s.result(), alone(*spec)) for spec, s in pairs)
 
 
 def step_to_end(batcher: StepBatcher) -> None:

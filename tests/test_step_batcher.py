@@ -5,59 +5,25 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lines import Engine, Line, alone
-from stepping import step_to_end
+from lines import Engine
+from stepping import Asked, Clock, step_to_end
 from torch import Tensor
 
 from diffusion.errors import Cancelled, EngineError, Expired, QueueFull, Stopping
-from diffusion.jobs import Job, Priority
+from diffusion.jobs import Priority
 from diffusion.pending import INTERACTIVE_TURNS
 from diffusion.step_batcher import KEPT_GROUPS, REMEMBER_SECONDS, REMEMBERED, Bounds, StepBatcher
 from families import InvalidRequest
+from families.control import PRIORITIES
 
 ENDS = ("requests_finished", "requests_cancelled", "requests_expired", "requests_failed")
 BOUNDS = Bounds(max_rows=4, max_running=6, max_pending=5)
 SPECS = st.tuples(st.integers(0, 99), st.integers(1, 6), st.integers(1, 2), st.sampled_from([3, 5]))
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class Asked:
-    """A job and how it ended."""
-
-    specs: list[tuple[int, int, int, int]]
-    priority: Priority = Priority.INTERACTIVE
-    deadline: float = math.inf
-    endings: list[Exception | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.job = Job(
-            [Line(*spec) for spec in self.specs],
-            self.endings.append,
-            key=str(id(self)),
-            priority=self.priority,
-            deadline=self.deadline,
-        )
-
-    @property
-    def right(self) -> bool:
-        """It ended once, and if it is finished, with the pictures that its samples are drawn alone."""
-        (error,) = self.endings
-        pairs = zip(self.specs, self.job.samples, strict=True)
-        return error is not None or all(torch.equal(s.result(), alone(*spec)) for spec, s in pairs)
 
 
 ASKED = st.builds(
@@ -304,6 +270,6 @@ def test_close_ends_the_wait_and_abandon_ends_the_jobs() -> None:
 
 
 def test_an_unknown_priority_is_refused_with_the_choices() -> None:
-    assert Priority.named("batch") is Priority.BATCH
+    assert [Priority.named(name) for name in PRIORITIES] == list(Priority)
     with pytest.raises(InvalidRequest, match="'urgent' is unknown; choices: interactive, batch"):
         Priority.named("urgent")
