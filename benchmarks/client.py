@@ -15,6 +15,9 @@ Body = Mapping[str, Any]
 TIMEOUT_SECONDS = 600.0
 
 
+GIVEN_UP, LOST = 0, -1  # in place of a status: the client left, the connection broke
+
+
 @dataclass(frozen=True)
 class Answer:
     """`status` is 0 if the client left before an answer; times are seconds of time.perf_counter."""
@@ -111,8 +114,10 @@ async def _until(end: float, number: int, asked: Awaitable[Answer]) -> Answer:
     began = time.perf_counter()
     try:
         return await asyncio.wait_for(asked, max(0.0, end - began))
-    except (TimeoutError, httpx2.HTTPError):
-        return Answer(number, 0, began, time.perf_counter())
+    except TimeoutError:
+        return Answer(number, GIVEN_UP, began, time.perf_counter())
+    except httpx2.HTTPError:
+        return Answer(number, LOST, began, time.perf_counter())
 
 
 def per_second(answers: Sequence[Answer]) -> float:

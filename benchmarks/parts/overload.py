@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.client import Answer, Body, Door, all_good, closed, open_loop, per_second
+from benchmarks.client import GIVEN_UP, Answer, Body, Door, all_good, closed, open_loop, per_second
 from benchmarks.rows import PER_SECOND, Entry, Maker, Missing, at_least, at_most
 from benchmarks.run import Run, repository
 from benchmarks.service import serving
@@ -49,9 +49,11 @@ def figures(rounds: Sequence[Sequence[Answer]], capacities: Sequence[float]) -> 
     for name, statuses in (
         ("drawn", {200}),
         ("refused with 503", {503}),
-        ("no answer when the client left", {0}),
+        ("no answer when the client left", {GIVEN_UP}),
     ):
         yield maker.row(name, "requests", [sum(a.status in statuses for a in answers) for answers in rounds])
+    others = [sum(a.status not in (200, 503, GIVEN_UP) for a in answers) for answers in rounds]
+    yield maker.row("anything else, broken connections too", "requests", others, at_most("E7", 0))
     yield from refusals(maker, rounds)
 
 
