@@ -132,7 +132,8 @@ def test_configs_are_complete_and_tell_the_limits(exported: Path, random_checkpo
     adapters = {"max_rank": "64", "denoiser_sha256": denoiser}
     for ensemble in ("flux_text_to_image", "flux_image_to_image"):
         assert told.pop(ensemble) == {**sizes, **text, **adapters, "size_multiple": "16"}
-    assert told.pop("flux_scheduler") == {**sizes, "max_rank": "64"}
+    scheduler = {"max_rank": "64", "max_rows": "8", "max_running": "8", "max_pending": "64"}
+    assert told.pop("flux_scheduler") == {**sizes, **scheduler}
     assert told.pop("flux_lora") == {**adapters, "merged_loras": "[]", "device": "cpu"}
     assert not any(told.values())
     assert {configs[f"flux_{component}"].backend for component in COMPONENTS} == {"onnxruntime"}

@@ -57,7 +57,8 @@ def test_a_call_of_the_unet_has_the_shapes_of_diffusers_forward() -> None:
 
 def test_a_picture_takes_two_rows_of_the_unet_and_one_of_all_else() -> None:
     rows = {family.model_name(component): family.max_rows(component) for family, component in PARTS}
-    assert rows.pop("sdxl_unet") == 8
+    assert rows.pop("sdxl_unet") == 2 * SDXL.max_running == 16
+    assert rows.pop("flux_transformer") == FLUX.max_running == 8
     assert set(rows.values()) == {4}
 
 
