@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from PIL import Image
 from stock import STEPS, Stock, difference, load_adapter
 from tiny_service import ASSETS, Service
 
-from families import FAMILIES, TensorSpec
+from benchmarks.triton_inputs import column
+from families import FAMILIES
 from families.adapters import AdapterError, AdapterIndex
 from families.hashes import sha256_of_file
 from families.tasks import TEXT_TO_IMAGE
@@ -122,15 +122,6 @@ def rows(service: Service, model: str, loras: list[Loras]) -> tuple[Pixels, list
             f"{model}_text_to_image", [column(tensor, values[tensor.name]) for tensor in ensemble.inputs]
         )
     return answer.as_numpy("images"), [json.loads(text) for (text,) in answer.as_numpy("applied_loras")]
-
-
-def column(spec: TensorSpec, values: Sequence[Any]) -> grpc.InferInput:
-    """The tensor [B, 1] of these values."""
-    dtype = object if spec.dtype == "STRING" else spec.numpy_dtype
-    array = np.array([[v.encode() if isinstance(v, str) else v] for v in values], dtype)
-    tensor = grpc.InferInput(spec.name, array.shape, "BYTES" if spec.dtype == "STRING" else spec.dtype)
-    tensor.set_data_from_numpy(array)
-    return tensor
 
 
 MIXED: list[Loras] = [[("rank-4", 1.0)], [("rank-16", 1.0)], [], [("rank-2", 1.0), ("rank-7", -0.5)]]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_support import Gateway, gateway_before, write_repository
+from gateway_support import Gateway, Liar, gateway_before, write_repository
 
 from serving import EmbeddedTriton
 
@@ -24,3 +24,9 @@ def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def gateway(triton: EmbeddedTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway_before(triton.grpc_url, tmp_path_factory.mktemp("images")) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def liar() -> Liar:
+    """One of its own for each test, in place of Triton."""
+    return Liar()

@@ -17,11 +17,6 @@ ACCEPT = {"Accept": "text/event-stream"}
 
 
 @pytest.fixture
-def liar() -> Liar:
-    return Liar()
-
-
-@pytest.fixture
 def gateway(liar: Liar, tmp_path: Path) -> Iterator[Gateway]:
     with listening(liar) as url, gateway_before(url, tmp_path / "images", deadline_seconds=5) as gateway:
         yield gateway

@@ -44,11 +44,6 @@ ROWS = {
 
 
 @pytest.fixture
-def liar() -> Liar:
-    return Liar()
-
-
-@pytest.fixture
 def lied_to(liar: Liar, tmp_path: Path) -> Iterator[Gateway]:
     with listening(liar) as url, gateway_before(url, tmp_path / "images", deadline_seconds=5) as gateway:
         yield gateway

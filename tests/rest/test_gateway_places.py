@@ -15,11 +15,6 @@ from gateway_support import Gateway, Liar, gateway_before, good_reply, is_proble
 
 
 @pytest.fixture
-def liar() -> Liar:
-    return Liar()
-
-
-@pytest.fixture
 def gateway(liar: Liar, tmp_path: Path) -> Iterator[Gateway]:
     with listening(liar) as url, gateway_before(url, tmp_path / "images", max_in_flight=2) as gateway:
         yield gateway
