@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.run import checkpoint, engine_file, layout_of, session
+from benchmarks.run import checkpoint, engine, layout_of
 from diffusion.adapters import Packs
 from diffusion.checkpoint import latent_channels, load_scheduler
 from diffusion.flux import FluxPicture, FluxText
@@ -26,7 +26,7 @@ class EngineLoop:
 
     def __init__(self, name: str) -> None:
         found = checkpoint(name)
-        self.sessions = {each.name: session(engine_file(name, FLUX, each)) for each in FLUX.components}
+        self.engines = {each.name: engine(name, FLUX, each) for each in FLUX.components}
         self.tokenizer = PromptTokenizer.load(found.folder)
         self.picture = FluxPicture(load_scheduler(found.folder), latent_channels(found.folder))
         layout, folder = layout_of(found), Path("assets/adapters")
@@ -61,4 +61,4 @@ class EngineLoop:
         return FluxText(torch.from_numpy(embeds), torch.from_numpy(pooled))
 
     def _run(self, component: str, **inputs: Any) -> Any:
-        return self.sessions[component].run(None, inputs)[0]
+        return self.engines[component](inputs)[0]

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
@@ -21,8 +20,9 @@ from benchmarks.service import Service, serving
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.layout import Layout
 from export.targets import TARGETS
-from families import FamilySpec
+from families import ComponentSpec, FamilySpec
 from families.costs import flops
+from serving.backends.onnxruntime.onnx_engine import OnnxEngine, open_session
 
 CHECKPOINTS = ("flux-tiny", "sdxl-tiny")
 CORES = len(os.sched_getaffinity(0))
@@ -114,22 +114,14 @@ def _by_onnxruntime(size: int) -> Callable[[], object]:
     graph = helper.make_graph([product], "product", tensors[:2], tensors[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     matrix = torch.rand(size, size).numpy()
-    engine = session(model.SerializeToString())
-    return lambda: engine.run(None, {"a": matrix, "b": matrix})
+    session = open_session(model.SerializeToString(), CORES)
+    return lambda: session.run(None, {"a": matrix, "b": matrix})
 
 
-def session(model: Path | bytes) -> Any:
-    """An ONNX Runtime session as the service's backend has it, on all cores."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = CORES, 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def engine_file(name: str, family: FamilySpec, component: Any) -> Path:
-    """Of the repository: the ONNX file of a component."""
-    return repository(name) / "models" / family.model_name(component) / "1" / "model.onnx"
+def engine(name: str, family: FamilySpec, component: ComponentSpec) -> OnnxEngine:
+    """A component of the repository as the service's backend runs it, on all cores."""
+    file = repository(name) / "models" / family.model_name(component) / "1" / "model.onnx"
+    return OnnxEngine(file, CORES, spins=component.denoiser)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def _keep(
     record = previous.components.get(component.name) if previous else None
     if previous is None or record is None or record.inputs_sha256 != plan.component_sha256(component):
         return None
-    engine = (output / record.file).parent.glob(f"{plan.target.engine_file}*")
+    engine = (output / record.file).parent.glob(f"{Path(plan.target.engine_file).stem}.*")
     names = [file.relative_to(output).as_posix() for file in engine]
     if record.file not in names or any(sha256_of_file(output / n) != previous.files.get(n) for n in names):
         return None

@@ -14,7 +14,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export import engine, graph, models, parity, quantise_graph, values
-from export.branches import skip_zero_packs
 from export.errors import ExportError
 from export.finished import Engine
 from export.kernels import use_kernels
@@ -26,8 +25,10 @@ from export.smoothquant import fake_quantise
 from export.spill import Buffer, Spill
 from export.values import Absmax
 from export.weights import Weights
+from export.without_adapters import without_packs
 from families import ComponentSpec
 from families.hashes import sha256_of_file
+from families.lora import without_adapters
 
 UINT8_TOLERANCE = 1.0  # rounding may fall to either side
 # A value between two int8 levels may fall to either side too: inputs changed by 1e-6 change flux-tiny's
@@ -74,10 +75,7 @@ def source(plan: Plan, component: ComponentSpec, absmax: Absmax) -> Source:
     model, structure = weightless(plan, component)
     weights = Weights(plan.checkpoint.folder / component.folder, plan.merge_of(component))
     weights.check(structure)
-    model = quantised(plan, component, model)
-    if plan.target.engine == "onnxruntime" and plan.targets(component):
-        skip_zero_packs(model)
-    return Source(model, weights, absmax)
+    return Source(quantised(plan, component, model), weights, absmax)
 
 
 def export_component(
@@ -120,11 +118,13 @@ class Facts(NamedTuple):
 def _write_onnx(plan: Plan, component: ComponentSpec, made: Source, path: Path) -> Facts:
     values.fill(made.model, made.weights, made.absmax)
     graph.save(made.model, path)
+    if plan.targets(component):
+        graph.save(without_packs(made.model), without_adapters(path))
     return Facts(errors(plan, component, path, made.absmax))
 
 
 def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> dict[str, float]:
-    """Axis sizes, in words -> the graph's largest difference from torch with the same weights."""
+    """Axis sizes, in words -> the largest difference from torch with the same weights, of both graphs."""
     spec, configs = plan.spec(component), plan.checkpoint.configs
     dtype = graph.COMPUTE_DTYPES[plan.compute(component)]
     module = models.load(plan.checkpoint, component, dtype, plan.targets(component))
@@ -132,11 +132,14 @@ def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> 
         merge.into(models.inner(module)[1])
     if plan.precision(component).startswith("int8"):
         fake_quantise(models.inner(module)[1], plan.key(component), absmax)
-    session = parity.open_session(path)
-    return {
-        words: parity.max_error(session, module, parity.random_inputs(spec, axes, configs))
-        for words, axes in plan.checked_axes.items()
-    }
+    found = {}
+    for words, axes in plan.checked_axes.items():
+        inputs = parity.random_inputs(spec, axes, configs)
+        found[words] = parity.max_error(path, module, inputs)
+        if plan.targets(component):
+            base = parity.with_zero_packs(inputs)
+            found[f"{words}, no adapters"] = parity.max_error(without_adapters(path), module, base)
+    return found
 
 
 def tolerance(plan: Plan, component: ComponentSpec) -> float:

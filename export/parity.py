@@ -46,17 +46,22 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def max_error(
-    session: onnxruntime.InferenceSession, module: nn.Module, inputs: Mapping[str, Tensor]
-) -> float:
-    """Largest difference of any output; NaN if one has a NaN.
+def with_zero_packs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`inputs` of a call without adapters."""
+    zeros = {name: torch.zeros_like(inputs[name]) for name in (LORA_A, LORA_B)}
+    return {**inputs, **zeros}
+
+
+def max_error(file: Path, module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
+    """Largest difference of any output of the ONNX graph, fed the `inputs` that it has; NaN if one has a NaN.
 
     In levels for uint8; for numbers, as a share of torch's largest one where that exceeds 1.
     """
     with torch.inference_mode():
         answer = module(**inputs)
     expected = [tensor.numpy() for tensor in (answer if isinstance(answer, tuple) else (answer,))]
-    actual = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    session = open_session(file)
+    actual = session.run(None, {tensor.name: inputs[tensor.name].numpy() for tensor in session.get_inputs()})
     return float(np.max([_error(*pair) for pair in zip(actual, expected, strict=True)]))
 
 

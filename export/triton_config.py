@@ -18,6 +18,8 @@ from families.triton import component_config, numbers, parameters, tensor_line
 TENSORRT = "tensorrt"
 # For Python-based models, whose inputs Triton otherwise brings to the CPU. Other backends do not read it.
 GPU_INPUTS = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
+# A denoiser's call for one picture has the machine to itself; what encodes or decodes may run beside others.
+SPINNING = {"session.intra_op.allow_spinning": 1}
 # A plan has one profile, for which both strategies allocate the same, whether it encodes text or denoises.
 # This one never moves the memory, whose address captured graphs keep.
 ALLOCATION = {"execution_context_allocation_strategy": "STATIC"}
@@ -47,8 +49,8 @@ def model_config(layout: Layout, component: ComponentSpec) -> str:
     """config.pbtxt of the model that serves `component`; ExportError if a shape in it leaves the profile."""
     if layout.target.engine == TENSORRT:
         return _plan_config(layout, component)
-    backend = f'backend: "{layout.target.engine}"\n'
-    return component_config(layout.family, layout.spec(component)) + backend
+    config = component_config(layout.family, layout.spec(component)) + f'backend: "{layout.target.engine}"\n'
+    return config + parameters(SPINNING) if component.denoiser else config
 
 
 def _plan_config(layout: Layout, component: ComponentSpec) -> str:

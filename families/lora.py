@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from families.spec import ComponentSpec, Step, TensorSpec
 
@@ -35,3 +36,8 @@ def with_lora(component: ComponentSpec, sum_in: int, sum_out: int, dtype: str) -
     lora_a = TensorSpec(LORA_A, dtype, ("rank", sum_in), "A of every target, along the last axis")
     lora_b = TensorSpec(LORA_B, dtype, (sum_out, "rank"), "B of every target, along the axis before the last")
     return replace(component, inputs=(*component.inputs, lora_a, lora_b))
+
+
+def without_adapters(file: Path) -> Path:
+    """Where, beside the ONNX graph `file` with packs as inputs, the same graph without them is."""
+    return file.with_name(f"{file.stem}.without_adapters{file.suffix}")

@@ -16,15 +16,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Room -> what it may import of the house. `serving` gets the manifest's reader, nothing else of `export`, and
-# where the adapters are.
+# Room -> what it may import of the house. `serving` gets the manifest's reader, nothing else of `export`,
+# where the adapters are and how engines take them.
 ALLOWED = {
     "families": {"families"},
     "diffusion": {"diffusion", "families"},
     "export": {"export", "diffusion", "families"},
     "model_repository": {"diffusion", "families"},
     "finetune": {"finetune", "diffusion", "families"},
-    "serving": {"serving", "export.manifest", "families.adapters"},
+    "serving": {"serving", "export.manifest", "families.adapters", "families.lora"},
     "gateway": {"gateway", "families", "serving"},
     "benchmarks": {"benchmarks", "gateway", "serving", "finetune", "export", "diffusion", "families"},
     "examples": set(),

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.adapters.turns import Timings, in_turns
 from benchmarks.rows import MILLISECONDS, Entry, Maker
-from benchmarks.run import CHECKPOINTS, CORES, Run, checkpoint, engine_file, layout_of, matmul_peak, session
+from benchmarks.run import CHECKPOINTS, CORES, Run, checkpoint, engine, layout_of, matmul_peak
 from export import parity
 from families import Axes, ComponentSpec
 from families.costs import flops
@@ -45,9 +45,10 @@ def _ms(timings: Timings) -> list[float]:
 
 
 def engine_call(name: str, component: ComponentSpec, axes: Axes) -> Callable[[], Any]:
-    """The repository's own ONNX file, on random inputs."""
+    """The repository's own ONNX file, on random inputs without adapters."""
     found = checkpoint(name)
-    engine = session(engine_file(name, found.family, component))
-    spec = layout_of(found).spec(component)
-    inputs = {key: tensor.numpy() for key, tensor in parity.random_inputs(spec, axes, found.configs).items()}
-    return lambda: engine.run(None, inputs)
+    run, spec = engine(name, found.family, component), layout_of(found).spec(component)
+    inputs = parity.random_inputs(spec, axes, found.configs)
+    fed = parity.with_zero_packs(inputs) if component.denoiser else inputs
+    arrays = {key: tensor.numpy() for key, tensor in fed.items()}
+    return lambda: run(arrays)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from batching import answered, separated
-from onnx_session import open_session
+from onnx_engine import open_engine
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 
@@ -16,21 +16,22 @@ class TritonPythonModel:
         version_folder = Path(args["model_repository"], args["model_version"])
         self.name = args["model_name"]
         self.batches = config["max_batch_size"] > 0
-        self.session, self.inputs, self.outputs = open_session(config, version_folder)
+        self.engine = open_engine(config, version_folder)
 
     def execute(self, requests):
         inputs = [self.read(request) for request in requests]
         return answered(inputs, self.batches, self.run, self.failure)
 
     def read(self, request):
-        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+        names = self.engine.inputs
+        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names}
 
     def run(self, inputs):
-        outputs = self.session.run(self.outputs, {name: joined(name, inputs) for name in self.inputs})
+        outputs = self.engine({name: joined(name, inputs) for name in self.engine.inputs})
         return [self.response(part) for part in separated(outputs, inputs)]
 
     def response(self, outputs):
-        return pb_utils.InferenceResponse(list(map(pb_utils.Tensor, self.outputs, outputs)))
+        return pb_utils.InferenceResponse(list(map(pb_utils.Tensor, self.engine.outputs, outputs)))
 
     def failure(self, error):
         """ONNX Runtime says InvalidArgument, naming the input, of wrong shapes, types and indices."""

@@ -1,0 +1,38 @@
+"""Calls without adapters skip their products: a graph with packed inputs gets a twin without them."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from families.lora import LORA_A, LORA_B
+
+
+def without_packs(model: ir.Model) -> ir.Model:
+    """What `model` computes where lora_b is 0, without the packed inputs; it stays as it is.
+
+    The twin does the same in the same order but for the sums with adapters' parts, so a row of zeros is the
+    same in both, bit for bit: x + 0 is x. Values of weights are shared.
+    """
+    base = model.clone()
+    packs = {value for value in base.graph.inputs if value.name in (LORA_A, LORA_B)}
+    _drop_packs(base.graph, packs)
+    RemoveUnusedNodesPass()(base)
+    for pack in packs:
+        if pack.uses():
+            raise ValueError(f"{pack.name} is read by what is no adapter's part: {pack.uses()}")
+        base.graph.inputs.remove(pack)
+    return base
+
+
+def _drop_packs(graph: ir.Graph, packs: set[ir.Value]) -> None:
+    """Puts, for each sum with an adapter's part, its other summand: a LoraLinear has no other."""
+    packed = set(packs)
+    for node in graph:
+        if packed.isdisjoint(node.inputs) or node.op_type == "Shape":
+            continue
+        others = [value for value in node.inputs if value is not None and value not in packed]
+        if node.op_type == "Add" and others:
+            ir.convenience.replace_all_uses_with(node.outputs[0], others[0], replace_graph_outputs=True)
+        else:
+            packed.update(node.outputs)

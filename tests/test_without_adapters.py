@@ -1,0 +1,99 @@
+"""Calls without adapters run a graph without their products, and rows in parts; nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_graphs import Case
+
+from export import graph, values
+from export.parity import with_zero_packs
+from export.without_adapters import without_packs
+from families.lora import LORA_A, LORA_B, RANKS, without_adapters
+from serving.backends.onnxruntime.onnx_engine import OnnxEngine
+
+ROWS = 8
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+@pytest.fixture(scope="module")
+def file(lora_denoiser: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of both graphs, as export writes them."""
+    path, model = tmp_path_factory.mktemp("engine") / "model.onnx", lora_denoiser.model.clone()
+    values.fill(model, lora_denoiser.weights, {})
+    graph.save(model, path)
+    graph.save(without_packs(model), without_adapters(path))
+    return path
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda threads: f"{threads} threads")
+def engine(file: Path, request: pytest.FixtureRequest) -> OnnxEngine:
+    return OnnxEngine(file, threads=request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(file: Path) -> OnnxEngine:
+    """The graph with adapters' products, for every call, on one thread."""
+    engine = OnnxEngine(file, threads=1)
+    engine.base = None
+    return engine
+
+
+@pytest.fixture(scope="module")
+def adapted(lora_denoiser: Case) -> Arrays:
+    """Of eight rows, of which the odd ones have adapters; position ids of a call are those of its first."""
+    inputs = lora_denoiser.inputs({**lora_denoiser.axes(RANKS[0]), "batch": ROWS})
+    for name in (LORA_A, LORA_B):
+        inputs[name][::2] = 0
+    ids = {name: tensor[:1].expand_as(tensor) for name, tensor in inputs.items() if name.endswith("_ids")}
+    return arrays({**inputs, **ids})
+
+
+@pytest.fixture(params=["adapters", "none"])
+def inputs(adapted: Arrays, request: pytest.FixtureRequest) -> Arrays:
+    tensors = {name: torch.from_numpy(array) for name, array in adapted.items()}
+    return adapted if request.param == "adapters" else arrays(with_zero_packs(tensors))
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> Arrays:
+    return {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+
+
+def rows(inputs: Arrays, start: int, end: int) -> Arrays:
+    return {name: array[start:end] for name, array in inputs.items()}
+
+
+def test_the_twin_has_no_products_of_packs_and_every_weight(lora_denoiser: Case) -> None:
+    adapted, base = lora_denoiser.model.graph, without_packs(lora_denoiser.model).graph
+    read = {value.name for node in base for value in node.inputs if value is not None}
+    assert not {LORA_A, LORA_B} & (read | {value.name for value in base.inputs})
+    assert {LORA_A, LORA_B} < {value.name for value in adapted.inputs}
+    weights = [value.name for value in adapted.initializers.values() if value.const_value is None]
+    assert weights
+    assert set(weights) <= read
+    assert len(base) < 0.75 * len(adapted)
+
+
+def test_a_call_answers_as_the_whole_graph(engine: OnnxEngine, plain: OnnxEngine, inputs: Arrays) -> None:
+    (answer,), (wanted,) = engine(inputs), plain(inputs)
+    assert np.array_equal(answer, wanted)
+
+
+def test_a_row_is_the_same_alone_and_in_any_batch(engine: OnnxEngine, inputs: Arrays) -> None:
+    """Rows without adapters go to one graph alone, to the other beside rows with adapters."""
+    alone = np.concatenate([engine(rows(inputs, row, row + 1))[0] for row in range(ROWS)])
+    for size in range(2, ROWS + 1):
+        (answer,) = engine(rows(inputs, 0, size))
+        assert np.array_equal(answer, alone[:size]), size
+
+
+def test_adapters_count(engine: OnnxEngine, adapted: Arrays) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in adapted.items()}
+    (answer,), (base,) = engine(adapted), engine(arrays(with_zero_packs(tensors)))
+    same = [np.array_equal(*pair) for pair in zip(answer, base, strict=True)]
+    assert same == [True, False] * (ROWS // 2)
