@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.run import checkpoint, engine, layout_of
-from diffusion.adapters import Packs
+from benchmarks.run import checkpoint, engine
 from diffusion.checkpoint import latent_channels, load_scheduler
 from diffusion.flux import FluxPicture, FluxText
 from diffusion.prompts import PromptTokenizer
@@ -29,10 +27,6 @@ class EngineLoop:
         self.engines = {each.name: engine(name, FLUX, each) for each in FLUX.components}
         self.tokenizer = PromptTokenizer.load(found.folder)
         self.picture = FluxPicture(load_scheduler(found.folder), latent_channels(found.folder))
-        layout, folder = layout_of(found), Path("assets/adapters")
-        targets = layout.targets(FLUX.denoiser)
-        where = torch.float32, "cpu", found.denoiser_sha256
-        self.no_adapters = Packs(folder, FLUX, targets, layout.max_rank, *where).packs([])
 
     def __call__(self, body: Mapping[str, Any]) -> NDArray[np.uint8]:
         """uint8 [height, width, 3] of a request's body, whose fields are all said."""
@@ -44,7 +38,7 @@ class EngineLoop:
             body["width"],
             FLUX.schedulers[0],
         )
-        sample = self.picture.start(settings, self._text(body["prompt"]), adapters=self.no_adapters)
+        sample = self.picture.start(settings, self._text(body["prompt"]))
         denoise([sample], self.denoiser, FLUX.max_rows(FLUX.denoiser))
         pixels: NDArray[np.uint8] = self._run("vae_decoder", latents=sample.result().numpy())[0]
         return pixels

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.adapters.packs import Pack, stacked
 from diffusion.errors import BadPrediction, EngineError
 from diffusion.step_cache import StepCache
-from families.lora import LORA_A, LORA_B
+from families.lora import PACKS
 
 Engine = Callable[[Mapping[str, Tensor]], Tensor]
 """Inputs of a family's denoising component, by name and batch-first -> its prediction."""
@@ -23,8 +23,8 @@ Inputs = Mapping[str, Tensor]
 class Sample(ABC):
     """One picture on its way. A call of the engine has `rows` rows of it; tensors are float32, rows first.
 
-    `latents` have a batch axis of 1; `timesteps` are those to make, in order; `adapters` is None where the
-    engine takes none. `error` is set when it cannot go on. Nothing of it depends on who shares its calls.
+    `latents` have a batch axis of 1; `timesteps` are those to make, in order; `adapters` is None where
+    there are none. `error` is set when it cannot go on. Nothing of it depends on who shares its calls.
     """
 
     def __init__(
@@ -130,6 +130,9 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 def _packs(samples: Sequence[Sample]) -> Inputs:
-    """Each row's own pack; nothing if the engine takes none."""
-    packs = [sample.adapters for sample in samples for _ in range(sample.rows) if sample.adapters]
-    return dict(zip((LORA_A, LORA_B), stacked(packs), strict=True)) if packs else {}
+    """Each row's own pack, zeros for those that have none; nothing if no row has one."""
+    packs = [sample.adapters for sample in samples for _ in range(sample.rows)]
+    if (some := next(filter(None, packs), None)) is None:
+        return {}
+    zeros = some.zeros()
+    return dict(zip(PACKS, stacked([pack or zeros for pack in packs]), strict=True))

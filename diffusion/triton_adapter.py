@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from diffusion.errors import Cancelled, EngineError, Expired, QueueFull, Stoppin
 from diffusion.latents import BaseImage
 from diffusion.settings import Settings
 from families import ComponentSpec, FamilySpec, InvalidRequest, Range
-from families.lora import APPLIED_LORAS, LORA_A, LORA_B
+from families.lora import APPLIED_LORAS, LORA_A, LORA_B, OPTIONAL_PACKS
 from families.loras import check_applied
 from families.spec import NUMPY_DTYPES
 
@@ -216,27 +216,46 @@ def base_images(request: Request, count: int) -> list[BaseImage | None]:
 
 
 def packs(request: Request, deployment: Deployment) -> list[Pack | None]:
-    """Each row's pack; None where the engine takes no adapters. Raises what the `lora` stage refused."""
+    """Each row's pack; None where it has no adapters and the engine can do without packs.
+
+    Raises what the `lora` stage refused.
+    """
     for text in request.texts(APPLIED_LORAS.name):
         check_applied(text)
     if not deployment.integer("max_rank"):
         return [None] * len(request.array("seed"))
     rows = zip(request.rows(LORA_A), request.rows(LORA_B), strict=True)
-    return [Pack(lora_a, lora_b, applied=()) for lora_a, lora_b in rows]
+    sent = [Pack(lora_a, lora_b, applied=()) for lora_a, lora_b in rows]
+    if not deployment.integer(OPTIONAL_PACKS):
+        return list(sent)
+    return [pack if pack.lora_b.any() else None for pack in sent]
 
 
 def engine(family: FamilySpec, component: ComponentSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """A function that calls the model serving `component`: inputs by name -> its one output."""
-    model, output = family.model_name(component), component.outputs[0].name
-    return lambda inputs: call(model, inputs, output)
+    """A function that calls the model serving `component`: inputs by name -> its one output.
+
+    What the call before had too is not copied again; so nobody may write to a tensor that was sent.
+    """
+    model, output, sent = family.model_name(component), component.outputs[0].name, Sent()
+    return lambda inputs: call(model, [sent.tensor(*each) for each in inputs.items()], output)
 
 
-def call(model: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
+class Sent:
+    """Triton's tensors of the last call, in the shared memory that they were copied to."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[Tensor, Any]] = {}
+
+    def tensor(self, name: str, tensor: Tensor) -> Any:
+        if name not in self._last or self._last[name][0] is not tensor:
+            self._last[name] = tensor, _from_torch(name, tensor)
+        return self._last[name][1]
+
+
+def call(model: str, inputs: Sequence[Any], output: str) -> Tensor:
     """`output` of the Triton model `model`. Raises EngineError with its message if it fails."""
     request = pb_utils.InferenceRequest(
-        model_name=model,
-        inputs=[_from_torch(name, tensor) for name, tensor in inputs.items()],
-        requested_output_names=[output],
+        model_name=model, inputs=list(inputs), requested_output_names=[output]
     )
     response = request.exec()
     if response.has_error():

@@ -11,7 +11,7 @@ from export.preview import write_preview
 from export.targets import COMPUTE
 from export.triton_config import GPU_INPUTS, TENSORRT, model_config
 from families import ComponentSpec, FamilySpec
-from families.lora import LORA_A, LORA_B, STAGE
+from families.lora import LORA_A, LORA_B, OPTIONAL_PACKS, STAGE
 from families.loras import applied_text
 from families.preview import FILE_NAME
 from families.triton import CONFIG, MODEL_REPOSITORY, parameters
@@ -79,8 +79,9 @@ def _parameters(layout: Layout) -> dict[str, dict[str, object]]:
     profiled = layout.ranges_of(family.denoiser)["batch"][1]
     rows = profiled if on_gpu else family.max_rows(family.denoiser)
     merged = {"merged_loras": applied_text(layout.merged), "device": device}
+    calls = {"max_rank": layout.max_rank, "max_rows": rows, OPTIONAL_PACKS: int(not on_gpu)}
     return {
-        stage_model(family, SCHEDULER): {**sizes, **inputs, "max_rank": layout.max_rank, "max_rows": rows},
+        stage_model(family, SCHEDULER): {**sizes, **inputs, **calls},
         stage_model(family, STAGE): {**adapters, **merged},
         **ensembles,
     }

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from families.spec import ComponentSpec, Step, TensorSpec
 
-LORA_A, LORA_B = "lora_a", "lora_b"
+LORA_A, LORA_B = PACKS = "lora_a", "lora_b"
 # Ranks that packs have, so that batches of them are seldom padded. From 4 on: ONNX Runtime multiplies by a
 # single row in another order, so rank 1 would differ in its last bits beside rank 4; rank 0 fails.
 RANKS = (4, 8, 16, 32, 64)
+OPTIONAL_PACKS = "optional_packs"  # parameter of the scheduler: 1 if a call without adapters needs no packs
 STAGE = "lora"  # the model that merges what a request names into a pack
 LORAS = TensorSpec(
     "loras",

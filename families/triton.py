@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from families.lora import PACKS
 from families.spec import ComponentSpec, EnsembleSpec, FamilySpec, Step, TensorSpec
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[1] / "model_repository"
@@ -18,7 +19,7 @@ def component_config(family: FamilySpec, component: ComponentSpec) -> str:
         f"# Written by `python -m families` from families/{family.name}.py: change it there.",
         f'name: "{family.model_name(component)}"',
         f"max_batch_size: {family.max_rows(component)}",
-        *(tensor_line("input", tensor, tensor.dims) for tensor in component.inputs),
+        *(tensor_line("input", t, t.dims, optional=t.name in PACKS) for t in component.inputs),
         *(tensor_line("output", tensor, tensor.dims) for tensor in component.outputs),
         "instance_group [ { count: 1 } ]",
     ]
@@ -56,9 +57,10 @@ def _map(kind: str, entry: str | tuple[str, str]) -> str:
     return f'{kind} {{ key: "{own}" value: "{outer}" }}'
 
 
-def tensor_line(direction: str, tensor: TensorSpec, dims: Iterable[int]) -> str:
+def tensor_line(direction: str, tensor: TensorSpec, dims: Iterable[int], optional: bool = False) -> str:
     """Declares `tensor` as "input" or "output", with `dims` that leave out the batch."""
-    return f'{direction} [ {{ name: "{tensor.name}" data_type: TYPE_{tensor.dtype} dims: {numbers(dims)} }} ]'
+    fields = f'name: "{tensor.name}" data_type: TYPE_{tensor.dtype} dims: {numbers(dims)}'
+    return f"{direction} [ {{ {fields}{' optional: true' if optional else ''} }} ]"
 
 
 def numbers(values: Iterable[int]) -> str:

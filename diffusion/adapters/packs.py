@@ -36,6 +36,10 @@ class Pack:
     lora_b: Tensor
     applied: tuple[Applied, ...]
 
+    def zeros(self) -> Pack:
+        """No adapters, for the same engine."""
+        return Pack(torch.zeros_like(self.lora_a), torch.zeros_like(self.lora_b), applied=())
+
 
 def stacked(packs: Sequence[Pack]) -> tuple[Tensor, Tensor]:
     """A row for each pack: lora_a [B, R, sum_in], lora_b [B, sum_out, R]; zeros fill up to rank R."""

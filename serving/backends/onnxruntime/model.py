@@ -23,11 +23,10 @@ class TritonPythonModel:
         return answered(inputs, self.batches, self.run, self.failure)
 
     def read(self, request):
-        names = self.engine.inputs
-        return {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names}
+        return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def run(self, inputs):
-        outputs = self.engine({name: joined(name, inputs) for name in self.engine.inputs})
+        outputs = self.engine({name: joined(name, inputs) for name in inputs[0]})
         return [self.response(part) for part in separated(outputs, inputs)]
 
     def response(self, outputs):

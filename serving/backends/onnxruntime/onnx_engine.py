@@ -17,8 +17,8 @@ THREADS, SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
 class OnnxEngine:
     """Arrays by input name, batch first -> a list of outputs. `inputs` and `outputs` are the names of both.
 
-    A call whose lora_b is 0 goes to the graph without adapters, where export wrote one. Whichever session
-    answers a row, and whatever other rows the call has, the answer is the same, bit for bit.
+    A call without lora_b, or whose lora_b is 0, goes to the graph without adapters, where export wrote one.
+    Whichever session answers a row, whatever other rows the call has, the answer is the same, bit for bit.
     """
 
     def __init__(self, file, threads, spins=False):
@@ -28,8 +28,8 @@ class OnnxEngine:
         self.inputs, self.outputs = self.graph.names()
 
     def __call__(self, inputs):
-        without = self.base is not None and not inputs[LORA_B].any()
-        return (self.base if without else self.graph)(inputs)
+        adapted = self.base is None or (LORA_B in inputs and inputs[LORA_B].any())
+        return (self.graph if adapted else self.base)(inputs)
 
 
 class Graph:
