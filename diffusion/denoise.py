@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from families.lora import PACKS
 Engine = Callable[[Mapping[str, Tensor]], Tensor]
 """Inputs of a family's denoising component, by name and batch-first -> its prediction."""
 Inputs = Mapping[str, Tensor]
+
+
+class Step(NamedTuple):
+    """The last of `number` steps, whole at any moment: other threads look at it."""
+
+    number: int
+    prediction: Tensor  # guided
+    output: Any  # the scheduler's
 
 
 class Sample(ABC):
@@ -34,8 +42,7 @@ class Sample(ABC):
         self.adapters, self.rows = adapters, rows
         self.cache: StepCache | None = None  # where steps may do without the engine
         self.step, self.calls = 0, 0  # steps made, and predictions of the engine among them
-        self.prediction: Tensor | None = None  # of the last step, guided
-        self.stepped: Any = None  # what the scheduler made of it
+        self.last: Step | None = None
         self.error: Exception | None = None
 
     @property
@@ -84,9 +91,10 @@ class Sample(ABC):
             self._step(forecast)
 
     def _step(self, guided: Tensor) -> None:
-        self.stepped = self.scheduler.step(guided, self.timestep, self.latents)
-        self.prediction, self.latents = guided, self.stepped.prev_sample
+        output = self.scheduler.step(guided, self.timestep, self.latents)
+        self.latents = output.prev_sample
         self.step += 1
+        self.last = Step(self.step, guided, output)
 
     def estimate(self) -> Tensor | None:
         """What latents [1, C, h, w] it will end at, as far as the last step tells; from any thread."""

@@ -95,10 +95,10 @@ class FluxSample(Sample):
 
     def estimate(self) -> Tensor | None:
         """Along the straight line of the last step to its end, where sigma is 0."""
-        if self.prediction is None:
+        if (last := self.last) is None:
             return None
-        sigma = self.scheduler.sigmas[len(self.scheduler.timesteps) - len(self.timesteps) + self.step]
-        return unpack(self.latents - sigma * self.prediction, *self.latent_size)
+        sigma = self.scheduler.sigmas[len(self.scheduler.timesteps) - len(self.timesteps) + last.number]
+        return unpack(last.output.prev_sample - sigma * last.prediction, *self.latent_size)
 
     def result(self) -> Tensor:
         """Unpacked, still scaled latents [1, C, latent_height, latent_width]; raises `error` if any."""

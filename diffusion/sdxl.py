@@ -103,10 +103,10 @@ class SdxlSample(Sample):
 
     def estimate(self) -> Tensor | None:
         """DPM-Solver keeps it, the others give it with every step."""
-        if (stepped := self.stepped) is None:
+        if (last := self.last) is None:
             return None
         kept = getattr(self.scheduler, "model_outputs", None)
-        estimated: Tensor = kept[-1] if kept else stepped.pred_original_sample
+        estimated: Tensor = kept[-1] if kept else last.output.pred_original_sample
         return estimated
 
     def guided(self, prediction: Tensor) -> Tensor:

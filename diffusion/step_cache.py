@@ -9,10 +9,9 @@ from torch import Tensor
 QUALITIES: Mapping[str, float | None] = {"high": None, "medium": 0.005, "low": 0.03}
 """What a request may ask for -> the tolerance of its StepCache; None: the engine makes every step.
 
-Limits on flux-tiny, 28 steps, beside the picture of every step. Medium: at least 2 times fewer calls, PSNR of
-50 dB in the median, 45 dB for all but the worst 5 %. Low: 2.8 times, 45 and 40 dB. Measured over 60 prompts
-by `python -m benchmarks.step_cache --pictures 60`, without adapters and with: medium 2.1 times, 57.8 and
-54.1 dB, 58.3 and 55.7; low 3.0 times, 49.5 and 44.1, 50.2 and 46.1."""
+Chosen to keep the LIMITS of `python -m benchmarks.step_cache --pictures 60`, which measures them on flux-tiny
+over 60 prompts of 28 steps, beside the pictures of every step, without adapters and with: medium 2.1 times,
+57.8 and 54.1 dB, 58.3 and 55.7; low 3.0 times, 49.5 and 44.1, 50.2 and 46.1."""
 MAX_SKIPS = 8  # in a row, whatever the estimate says
 Points = Sequence[tuple[float, Tensor]]
 """Sigmas and the engine's predictions there, newest first."""

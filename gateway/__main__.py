@@ -10,13 +10,18 @@ from pathlib import Path
 from gateway.app import create_app
 from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
 from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
-from gateway.settings import SettingsError, load
+from gateway.settings import SettingsError, described, load
 from serving import EmbeddedTriton, ServingError
 from serving.launch import Options
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m gateway",
+        description=__doc__,
+        epilog=f"settings, as environment variables:\n{described()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--triton", metavar="HOST:PORT", help="gRPC of a running Triton (or POSTPULSE_TRITON_URL)"

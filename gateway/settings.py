@@ -1,5 +1,6 @@
 """Settings, each from an environment variable POSTPULSE_<NAME>."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,18 @@ class Settings(BaseSettings):
     def _checked(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         AllowList(hosts)
         return hosts
+
+
+def described() -> str:
+    """A line for each setting: its variable, what it is, its default."""
+    return "\n".join(f"  {variable}: {said}" for variable, said in _settings())
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    for name, field in Settings.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        default = "" if value in (None, ()) else f" (default: {value})"
+        yield f"{Settings.model_config['env_prefix']}{name.upper()}", f"{field.description}{default}"
 
 
 def load(triton_url: str | None) -> Settings:

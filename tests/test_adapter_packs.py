@@ -186,6 +186,8 @@ def test_packs_are_kept_and_a_replaced_adapter_is_not(shelf: Shelf, monkeypatch:
     kept = shelf.packs()
     first, again = kept.packs([Lora("all")]), kept.packs([Lora("all")])
     assert again.lora_a is first.lora_a and again.lora_b is first.lora_b and len(reads) == 1
+    kept.packs([]), kept.packs([Lora("all", 0)])  # without adapters there is nothing to keep
+    assert kept.counts == {"hits": 1, "misses": 1}
     kept.packs([Lora("all", 0.5), Lora("some")])
     assert len(reads) == 2  # `all` was loaded already
     shelf.add("all", a=9)

@@ -11,8 +11,10 @@ from lines import Engine, Line, alone
 from stepping import join_later, shared_calls
 from torch import Tensor
 
+from diffusion.adapters.packs import Pack
 from diffusion.errors import BadPrediction, EngineError
 from diffusion.step_batcher import denoise
+from families.lora import LORA_A, LORA_B
 
 
 @pytest.fixture
@@ -49,6 +51,16 @@ def test_a_sample_may_join_others_that_are_half_done(engine: Engine) -> None:
     join_later(early, late, engine, max_rows=8, steps=3)
     assert engine.batches == [2, 2, 2, 3, 3, 3, 1]
     assert torch.equal(early.result(), alone(1, 6, 2)) and torch.equal(late.result(), alone(2))
+
+
+def test_packs_are_sent_only_beside_a_row_that_has_one(engine: Engine) -> None:
+    lora_a, lora_b = torch.ones(1, 4, 3), torch.ones(1, 5, 4)
+    plain, adapted = Line(1, steps=4, rows=2), Line(2, steps=2)
+    adapted.adapters = Pack(lora_a, lora_b, applied=())
+    denoise([plain, adapted], engine, max_rows=8)
+    assert [LORA_A in call for call in engine.calls] == [True, True, False, False]
+    assert torch.equal(engine.calls[0][LORA_A], torch.cat([0 * lora_a, 0 * lora_a, lora_a]))
+    assert torch.equal(engine.calls[0][LORA_B], torch.cat([0 * lora_b, 0 * lora_b, lora_b]))
 
 
 def test_only_samples_of_one_key_share_a_call(engine: Engine) -> None:

@@ -11,7 +11,17 @@ import torch
 from stepping import step_to_end, submit
 from tiny_service import exported
 
-from benchmarks.step_cache import STEPS, Drawn, Twin, Wanted, figures, with_adapters, without_adapters
+from benchmarks.step_cache import (
+    LIMITS,
+    STEPS,
+    Drawn,
+    Twin,
+    Wanted,
+    below,
+    figures,
+    with_adapters,
+    without_adapters,
+)
 from diffusion.jobs import Job
 from diffusion.step_batcher import Bounds, StepBatcher
 from families import FLUX
@@ -46,6 +56,15 @@ def test_fewer_calls_draw_nearly_the_same(
     assert found["fewer calls"] >= fewer
     assert found["psnr median"] >= median and found["psnr min"] >= worst
     assert found["ssim median"] >= 0.99
+
+
+def test_the_benchmark_names_each_limit_that_is_missed() -> None:
+    good = {"quality": "low", "adapters": "none", **LIMITS["low"]}
+    assert below([good, {**good, "quality": "high", "psnr median": 0}]) == []
+    assert below([{**good, "psnr 5 %": 39.0}, {**good, "psnr median": float("nan")}]) == [
+        "low, adapters none: psnr 5 % is 39.00, wanted 40 or more",
+        "low, adapters none: psnr median is nan, wanted 45 or more",
+    ]
 
 
 def test_another_adapter_is_further_away_than_any_quality(twin: Twin, every: Drawn) -> None:

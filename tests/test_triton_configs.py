@@ -209,6 +209,7 @@ def test_a_repository_s_models_take_as_many_pictures(
         if config.backend == "python" and "FORCE_CPU_ONLY_INPUT_TENSORS" in config.parameters
     }
     assert forced == {f"{layout.family.name}_scheduler"}
+    assert optional_packs(configs, layout) == "0"  # a plan wants every input
 
 
 @pytest.mark.parametrize("name", ["flux-tiny", "sdxl-tiny"])
@@ -221,10 +222,16 @@ def test_configs_for_the_cpu_are_the_committed_ones_and_the_backend(name: str, t
         wanted = committed + 'backend: "onnxruntime"\n' + (parameters(SPINNING) if component.denoiser else "")
         assert (tmp_path / "models" / path).read_text() == wanted
     assert not any("FORCE_CPU_ONLY_INPUT_TENSORS" in config.parameters for config in configs.values())
+    assert optional_packs(configs, layout) == "1"
+
+
+def optional_packs(configs: Mapping[str, ModelConfig], layout: Layout) -> str:
+    return configs[f"{layout.family.name}_scheduler"].parameters["optional_packs"].string_value
 
 
 def test_a_config_for_the_cpu_has_the_adapter_s_tensors() -> None:
     config = config_of(tiny("flux-tiny", True, "cpu"), "transformer")
+    assert [tensor.name for tensor in config.input if tensor.optional] == ["lora_a", "lora_b"]
     assert [tensor.name for tensor in config.input][-2:] == ["lora_a", "lora_b"]
     assert {DataType.Name(tensor.data_type) for tensor in config.input} == {"TYPE_FP32"}
 

@@ -14,7 +14,7 @@ from small_graphs import Case
 from export import graph, values
 from export.parity import with_zero_packs
 from export.without_adapters import without_packs
-from families.lora import LORA_A, LORA_B, RANKS, without_adapters
+from families.lora import LORA_A, LORA_B, PACKS, RANKS, without_adapters
 from serving.backends.onnxruntime.onnx_engine import OnnxEngine
 
 ROWS = 8
@@ -82,6 +82,13 @@ def test_the_twin_has_no_products_of_packs_and_every_weight(lora_denoiser: Case)
 def test_a_call_answers_as_the_whole_graph(engine: OnnxEngine, plain: OnnxEngine, inputs: Arrays) -> None:
     (answer,), (wanted,) = engine(inputs), plain(inputs)
     assert np.array_equal(answer, wanted)
+
+
+def test_without_packs_a_call_answers_as_with_zeros(engine: OnnxEngine, adapted: Arrays) -> None:
+    tensors = {name: torch.from_numpy(array) for name, array in adapted.items()}
+    zeros = arrays(with_zero_packs(tensors))
+    unpacked = {name: array for name, array in zeros.items() if name not in PACKS}
+    assert np.array_equal(engine(unpacked)[0], engine(zeros)[0])
 
 
 def test_a_row_is_the_same_alone_and_in_any_batch(engine: OnnxEngine, inputs: Arrays) -> None:

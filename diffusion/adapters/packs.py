@@ -6,6 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -135,12 +136,20 @@ class Packs:
         check_fit(loras, entries, self._max_rank, self._denoiser_sha256)
         scales = [scale_of(lora, entry) for lora, entry in zip(loras, entries, strict=True)]
         active = [(entry, scale) for entry, scale in zip(entries, scales, strict=True) if scale]
+        merged = self._kept(active) if active else self._none
+        return Pack(*merged, tuple(Applied.of(lora, e) for lora, e in zip(loras, entries, strict=True)))
+
+    @cached_property
+    def _none(self) -> tuple[Tensor, Tensor]:
+        return self._merged([])
+
+    def _kept(self, active: Sequence[tuple[AdapterEntry, float]]) -> tuple[Tensor, Tensor]:
         key = tuple((entry.sha256, scale) for entry, scale in active)
         merged = self._packs.get(key)
         if merged is None:
             merged = self._merged([(self._adapter(entry), scale) for entry, scale in active])
             self._packs.put(key, merged, _bytes(*merged))
-        return Pack(*merged, tuple(Applied.of(lora, e) for lora, e in zip(loras, entries, strict=True)))
+        return merged
 
     def _adapter(self, entry: AdapterEntry) -> Adapter:
         adapter = self._adapters.get(entry.sha256)

@@ -18,6 +18,7 @@ from gateway_support import unused_port
 from PIL import Image
 
 from gateway.demo import EXAMPLE_PROMPT
+from gateway.settings import Settings
 from serving import EmbeddedTriton
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -89,6 +90,12 @@ def test_a_start_that_fails_says_why(tmp_path: Path, arguments: list[str], fault
     assert ended.returncode == 1
     assert ended.stderr.startswith("gateway: ") and fault in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_the_help_tells_each_setting_and_its_default(tmp_path: Path) -> None:
+    told = run(tmp_path, "-m", "gateway", "--help").stdout
+    assert all(f"POSTPULSE_{name.upper()}: " in told for name in Settings.model_fields)
+    assert "POSTPULSE_MAX_IN_FLIGHT: requests being drawn" in told and "(default: 64)" in told
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
