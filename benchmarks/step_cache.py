@@ -184,7 +184,8 @@ def main() -> int:
     if options.output:
         options.output.write_text(f"{lines}\n")
     missed = below(rows)
-    print(*missed, sep="\n", file=sys.stderr)
+    for limit in missed:
+        print(limit, file=sys.stderr)
     return int(bool(missed))
 
 

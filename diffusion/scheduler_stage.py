@@ -24,11 +24,11 @@ from diffusion.settings import Settings, check_rows
 from diffusion.step_batcher import LEDGER, Bounds, StepBatcher
 from diffusion.triton_adapter import (
     Deployment,
+    ModelEngine,
     Outputs,
     Request,
     Stage,
     base_images,
-    engine,
     log_error,
     packs,
     refusal,
@@ -39,6 +39,7 @@ from diffusion.triton_adapter import (
 from diffusion.triton_metrics import Counters
 from families import FamilySpec, InvalidRequest
 from families.control import CANCEL, PREVIEW, PRIORITIES, PRIORITY_CLASS, PROGRESS, WATCH
+from families.lora import OPTIONAL_PACKS
 
 TELL_SECONDS = 1.0
 # Asking Triton whether a client is gone costs 0.15 ms: so a twentieth of the time, saved up for so many.
@@ -65,8 +66,10 @@ class SchedulerStage(Stage):
 
     def setup(self, deployment: Deployment) -> None:
         self.deployment = deployment
+        deployment.check(("max_rank", OPTIONAL_PACKS))
         bounds = Bounds(*map(deployment.integer, ("max_rows", "max_running", "max_pending")))
-        self.batcher = StepBatcher(engine(self.family, self.family.denoiser), bounds)
+        self.engine = ModelEngine(self.family, self.family.denoiser)
+        self.batcher = StepBatcher(self.engine, bounds)
         self.preview = Preview.load(deployment.checkpoint)
         self.metrics = Counters(deployment.model, LEDGER)
         self.asking, self.told = Seldom(), 0.0
@@ -139,6 +142,8 @@ class SchedulerStage(Stage):
         while self.batcher.wait():
             try:
                 self.batcher.step()
+                if not self.batcher.running:
+                    self.engine.forget()
                 self._tell()
             except Exception as error:  # a fault of ours: nobody may wait for ever
                 self.batcher.abandon(error)

@@ -55,11 +55,16 @@ class Deployment:
         dtype: torch.dtype = getattr(torch, NUMPY_DTYPES[self.dtypes[name]])
         return dtype
 
+    def check(self, names: Iterable[str]) -> None:
+        """ValueError, when the model is loaded and not with every request, if an integer is missing."""
+        for name in names:
+            self.integer(name)
+
     def integer(self, name: str) -> int:
         """The parameter `name` of the model's config, which export writes."""
         if name not in self.parameters:
             raise ValueError(
-                f"{self.model} has no parameter {name!r}: serve a repository that export assembled"
+                f"{self.model} has no parameter {name!r}: another version made the repository; export again"
             )
         return int(self.parameters[name])
 
@@ -231,25 +236,32 @@ def packs(request: Request, deployment: Deployment) -> list[Pack | None]:
     return [pack if pack.lora_b.any() else None for pack in sent]
 
 
-def engine(family: FamilySpec, component: ComponentSpec) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """A function that calls the model serving `component`: inputs by name -> its one output.
+class ModelEngine:
+    """Calls the Triton model that serves `component`; an Engine of `diffusion.denoise`.
 
-    What the call before had too is not copied again; so nobody may write to a tensor that was sent.
+    A tensor on the CPU that the call before had too is not copied to shared memory again: nobody may write to
+    one that was sent, until `forget`.
     """
-    model, output, sent = family.model_name(component), component.outputs[0].name, Sent()
-    return lambda inputs: call(model, [sent.tensor(*each) for each in inputs.items()], output)
 
+    def __init__(self, family: FamilySpec, component: ComponentSpec) -> None:
+        self._model, self._output = family.model_name(component), component.outputs[0].name
+        self._sent: dict[str, tuple[Tensor, Any]] = {}
 
-class Sent:
-    """Triton's tensors of the last call, in the shared memory that they were copied to."""
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Inputs by name -> the component's one output; EngineError if the model fails."""
+        self._sent = {name: self._pair(name, tensor) for name, tensor in inputs.items()}
+        return call(self._model, [sent for _, sent in self._sent.values()], self._output)
 
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[Tensor, Any]] = {}
+    def forget(self) -> None:
+        """Frees what the last call had."""
+        self._sent = {}
 
-    def tensor(self, name: str, tensor: Tensor) -> Any:
-        if name not in self._last or self._last[name][0] is not tensor:
-            self._last[name] = tensor, _from_torch(name, tensor)
-        return self._last[name][1]
+    def _pair(self, name: str, tensor: Tensor) -> tuple[Tensor, Any]:
+        """`tensor` and Triton's tensor of it."""
+        last = self._sent.get(name)
+        if last is not None and last[0] is tensor and tensor.device.type == "cpu":
+            return last
+        return tensor, _from_torch(name, tensor)
 
 
 def call(model: str, inputs: Sequence[Any], output: str) -> Tensor:

@@ -86,13 +86,17 @@ def _keep(
     record = previous.components.get(component.name) if previous else None
     if previous is None or record is None or record.inputs_sha256 != plan.component_sha256(component):
         return None
-    engine = (output / record.file).parent.glob(f"{Path(plan.target.engine_file).stem}.*")
-    names = [file.relative_to(output).as_posix() for file in engine]
-    if record.file not in names or any(sha256_of_file(output / n) != previous.files.get(n) for n in names):
+    engine = (output / record.file).with_suffix("")  # and what lies beside it, under the same name
+    names = [name for name in previous.files if f"{output / name}".startswith(f"{engine}.")]
+    if record.file not in names or any(_changed(output / n, previous.files[n]) for n in names):
         return None
     for name in names:
         shutil.copyfile(output / name, folder / name)
     return record
+
+
+def _changed(file: Path, sha256: str) -> bool:
+    return not file.is_file() or sha256_of_file(file) != sha256
 
 
 def describe(plan: Plan, components: dict[str, ComponentRecord], folder: Path) -> Manifest:

@@ -119,7 +119,8 @@ def _write_onnx(plan: Plan, component: ComponentSpec, made: Source, path: Path) 
     values.fill(made.model, made.weights, made.absmax)
     graph.save(made.model, path)
     if plan.targets(component):
-        graph.save(without_packs(made.model), without_adapters(path))
+        # Read back, so that its weights, if they lie in a file of their own, are those of the first graph.
+        ir.save(without_packs(ir.load(path)), without_adapters(path))
     return Facts(errors(plan, component, path, made.absmax))
 
 
@@ -132,13 +133,14 @@ def errors(plan: Plan, component: ComponentSpec, path: Path, absmax: Absmax) -> 
         merge.into(models.inner(module)[1])
     if plan.precision(component).startswith("int8"):
         fake_quantise(models.inner(module)[1], plan.key(component), absmax)
-    found = {}
+    session, found = parity.open_session(path), {}
+    plain = parity.open_session(without_adapters(path)) if plan.targets(component) else None
     for words, axes in plan.checked_axes.items():
         inputs = parity.random_inputs(spec, axes, configs)
-        found[words] = parity.max_error(path, module, inputs)
-        if plan.targets(component):
-            base = parity.with_zero_packs(inputs)
-            found[f"{words}, no adapters"] = parity.max_error(without_adapters(path), module, base)
+        found[words] = parity.max_error(session, module, inputs)
+        if plain:
+            zeros = parity.with_zero_packs(inputs)
+            found[f"{words}, no adapters"] = parity.max_error(plain, module, zeros)
     return found
 
 

@@ -52,15 +52,16 @@ def with_zero_packs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, **zeros}
 
 
-def max_error(file: Path, module: nn.Module, inputs: Mapping[str, Tensor]) -> float:
-    """Largest difference of any output of the ONNX graph, fed the `inputs` that it has; NaN if one has a NaN.
+def max_error(
+    session: onnxruntime.InferenceSession, module: nn.Module, inputs: Mapping[str, Tensor]
+) -> float:
+    """Largest difference of any output, the session fed those `inputs` that it has; NaN if one has a NaN.
 
     In levels for uint8; for numbers, as a share of torch's largest one where that exceeds 1.
     """
     with torch.inference_mode():
         answer = module(**inputs)
     expected = [tensor.numpy() for tensor in (answer if isinstance(answer, tuple) else (answer,))]
-    session = open_session(file)
     actual = session.run(None, {tensor.name: inputs[tensor.name].numpy() for tensor in session.get_inputs()})
     return float(np.max([_error(*pair) for pair in zip(actual, expected, strict=True)]))
 

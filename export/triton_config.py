@@ -18,7 +18,7 @@ from families.triton import component_config, numbers, parameters, tensor_line
 TENSORRT = "tensorrt"
 # For Python-based models, whose inputs Triton otherwise brings to the CPU. Other backends do not read it.
 GPU_INPUTS = {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"}
-# A denoiser's call for one picture has the machine to itself; what encodes or decodes may run beside others.
+# A denoiser's call for one picture most often has the machine to itself: its threads may wait in loops.
 SPINNING = {"session.intra_op.allow_spinning": 1}
 # A plan has one profile, for which both strategies allocate the same, whether it encodes text or denoises.
 # This one never moves the memory, whose address captured graphs keep.

@@ -1,17 +1,18 @@
-"""Calls without adapters skip their products: a graph with packed inputs gets a twin without them."""
+"""Calls without adapters skip their products: beside a graph with packed inputs stands one without them."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from export.errors import ExportError
 from families.lora import LORA_A, LORA_B
 
 
 def without_packs(model: ir.Model) -> ir.Model:
-    """What `model` computes where lora_b is 0, without the packed inputs; it stays as it is.
+    """What `model` computes where lora_b is 0, as a graph without packed inputs; `model` stays as it is.
 
-    The twin does the same in the same order but for the sums with adapters' parts, so a row of zeros is the
+    It does the same in the same order but for the sums with adapters' parts, so a row of zeros is the
     same in both, bit for bit: x + 0 is x. Values of weights are shared.
     """
     base = model.clone()
@@ -20,7 +21,8 @@ def without_packs(model: ir.Model) -> ir.Model:
     RemoveUnusedNodesPass()(base)
     for pack in packs:
         if pack.uses():
-            raise ValueError(f"{pack.name} is read by what is no adapter's part: {pack.uses()}")
+            readers = ", ".join(str(use.node.name) for use in pack.uses())
+            raise ExportError(f"{pack.name} is read by nodes that are no adapter's part: {readers}")
         base.graph.inputs.remove(pack)
     return base
 

@@ -90,6 +90,7 @@ class Launch:
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             # Stages take turns: each may use every core, but none may spin on a core that another needs.
+            # (Those of a denoiser's call for one picture do, until it ends: docs/log.md.)
             "OMP_NUM_THREADS": str(self.options.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",

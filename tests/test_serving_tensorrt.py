@@ -77,9 +77,10 @@ def tensors(backend: ModuleType) -> Any:
     return sys.modules["plan_tensors"]
 
 
-def test_requests_that_agree_behind_axis_0_share_a_batch() -> None:
+def test_requests_of_the_same_inputs_that_agree_behind_axis_0_share_a_batch() -> None:
     shapes = [(1, 3), (2, 3), (1, 5), (1, 3)]
     requests = [{"x": np.full(shape, place)} for place, shape in enumerate(shapes)]
+    requests.append({"x": np.full((1, 3), 4), "y": np.zeros((1, 3))})
     calls: list[list[float]] = []
 
     def run(batch: list[dict[str, Any]]) -> list[str]:
@@ -87,9 +88,9 @@ def test_requests_that_agree_behind_axis_0_share_a_batch() -> None:
         return [f"answer {arrays['x'].flat[0]}" for arrays in batch]
 
     answers = answered(requests, True, run, str)
-    assert answers == [f"answer {place}" for place in range(4)] and calls == [[0, 1, 3], [2]]
+    assert answers == [f"answer {place}" for place in range(5)] and calls == [[0, 1, 3], [2], [4]]
     calls.clear()
-    assert answered(requests, False, run, str) == answers and calls == [[0], [1], [2], [3]]
+    assert answered(requests, False, run, str) == answers and calls == [[0], [1], [2], [3], [4]]
 
 
 def test_only_the_guilty_of_a_batch_fails() -> None:

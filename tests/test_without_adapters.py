@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from small_graphs import Case
 
 from export import graph, values
+from export.component import export_component
 from export.parity import with_zero_packs
 from export.without_adapters import without_packs
 from families.lora import LORA_A, LORA_B, PACKS, RANKS, without_adapters
-from serving.backends.onnxruntime.onnx_engine import OnnxEngine
+from serving.backends.onnxruntime.onnx_engine import OnnxEngine, even, shares
 
 ROWS = 8
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -40,7 +41,7 @@ def engine(file: Path, request: pytest.FixtureRequest) -> OnnxEngine:
 def plain(file: Path) -> OnnxEngine:
     """The graph with adapters' products, for every call, on one thread."""
     engine = OnnxEngine(file, threads=1)
-    engine.base = None
+    engine.plain = None
     return engine
 
 
@@ -89,6 +90,38 @@ def test_without_packs_a_call_answers_as_with_zeros(engine: OnnxEngine, adapted:
     zeros = arrays(with_zero_packs(tensors))
     unpacked = {name: array for name, array in zeros.items() if name not in PACKS}
     assert np.array_equal(engine(unpacked)[0], engine(zeros)[0])
+
+
+@pytest.mark.parametrize("left_out", PACKS)
+def test_half_a_pack_is_refused(engine: OnnxEngine, adapted: Arrays, left_out: str) -> None:
+    half = {name: array for name, array in adapted.items() if name != left_out}
+    with pytest.raises(ValueError, match="of lora_a and lora_b only lora_. was sent: send both, or neither"):
+        engine(half)
+
+
+def test_a_missing_input_is_named(engine: OnnxEngine, adapted: Arrays) -> None:
+    with pytest.raises(ValueError, match="timestep"):
+        engine({name: array for name, array in adapted.items() if name != "timestep"})
+
+
+def test_parts_are_as_many_as_threads_where_rows_come_out_nearly_even() -> None:
+    split = {threads: [rows for rows in range(1, 13) if even(rows, threads)] for threads in (2, 4, 16)}
+    assert split == {2: [*range(2, 13)], 4: [4, 6, 7, 8, 9, 10, 11, 12], 16: []}
+    assert [end - start for start, end in shares(7, 3)] == [2, 2, 3]
+
+
+def test_large_weights_lie_in_one_file_for_both_graphs(
+    lora_denoiser: Case, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapted: Arrays
+) -> None:
+    monkeypatch.setattr(graph, "SINGLE_FILE_BYTES", 1000)
+    path, component = tmp_path / "model.onnx", lora_denoiser.component
+    export_component(lora_denoiser.plan, component, tmp_path, path.name, {})
+    assert {each.name for each in tmp_path.iterdir()} == {
+        path.name,
+        f"{path.name}.data",
+        without_adapters(path).name,
+    }
+    assert np.array_equal(OnnxEngine(path, threads=2)(adapted)[0], OnnxEngine(file, threads=2)(adapted)[0])
 
 
 def test_a_row_is_the_same_alone_and_in_any_batch(engine: OnnxEngine, inputs: Arrays) -> None:

@@ -20,10 +20,10 @@ def answered(requests, batches, run, failure):
 
 
 def groups(requests, batches):
-    """Places of the requests that can run as one batch: they agree in all but the length of axis 0."""
+    """Places of the requests that can run as one batch: the same inputs, alike but for axis 0."""
     places = defaultdict(list)
     for place, arrays in enumerate(requests):
-        shapes = tuple(tuple(array.shape[1:]) for array in arrays.values())
+        shapes = frozenset((name, tuple(array.shape[1:])) for name, array in arrays.items())
         places[shapes if batches else place].append(place)
     return places.values()
 

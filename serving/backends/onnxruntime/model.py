@@ -1,4 +1,7 @@
-"""Serves `<version>/model.onnx` on ONNX Runtime (CPU), under the name and config of Triton's C++ backend."""
+"""Serves `<version>/model.onnx` on ONNX Runtime (CPU), under the name and config of Triton's C++ backend.
+
+That one would want packs with every call; here `model.without_adapters.onnx` answers calls without them.
+"""
 
 import json
 from pathlib import Path
@@ -33,8 +36,8 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(list(map(pb_utils.Tensor, self.engine.outputs, outputs)))
 
     def failure(self, error):
-        """ONNX Runtime says InvalidArgument, naming the input, of wrong shapes, types and indices."""
-        invalid = isinstance(error, InvalidArgument)
+        """ONNX Runtime says InvalidArgument of wrong shapes, types and indices; both name the input."""
+        invalid = isinstance(error, (InvalidArgument, ValueError))
         code = pb_utils.TritonError.INVALID_ARG if invalid else pb_utils.TritonError.INTERNAL
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.name}: {error}", code))
 
