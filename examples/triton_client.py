@@ -10,7 +10,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of Triton's gRPC")
-parser.add_argument("--prompt", default="A sleek smartphone on a dark gradient background")
+parser.add_argument("--prompt", default="A sleek blue smartphone on a dark gradient background")
 parser.add_argument("--image", help="picture to start from; it is scaled to the checkpoint's native size")
 parser.add_argument(
     "--lora", nargs=2, action="append", default=[], metavar=("NAME", "SCALE"), help="an adapter to apply"

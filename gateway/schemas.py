@@ -105,7 +105,7 @@ class GenerateRequest(BaseModel):
         extra="forbid",
         strict=True,
         frozen=True,
-        json_schema_extra={"example": {"prompt": "A sleek smartphone on a dark gradient background"}},
+        json_schema_extra={"example": {"prompt": "A sleek blue smartphone on a dark gradient background"}},
     )
 
     prompt: Prompt
