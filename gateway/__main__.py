@@ -30,13 +30,19 @@ def parse() -> argparse.Namespace:
         "--embedded", metavar="REPOSITORY", type=Path, nargs="+", help="start Triton on these repositories"
     )
     parser.add_argument(
-        "--triton-port", type=int, default=8001, help="gRPC of --embedded; 0 takes a free one"
+        "--triton-port",
+        type=int,
+        default=8001,
+        help="gRPC of --embedded; 0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics-port", type=int, default=8002, help="Triton's metrics of --embedded; 0 takes a free one"
+        "--metrics-port",
+        type=int,
+        default=8002,
+        help="Triton's metrics of --embedded; 0 takes a free one (default: %(default)s)",
     )
-    parser.add_argument("--host", default=LOOPBACK)
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one (default: %(default)s)")
     return parser.parse_args()
 
 

@@ -68,7 +68,7 @@ def draw(triton_url: str, prompt: str, seed: int, output: Path) -> None:
 
 def ask(url: str, body: dict[str, Any], output: Path) -> bytes:
     """The picture that the gateway at `url` draws for `body`, saved as `output`."""
-    said = {name: f"{value:.60}" if isinstance(value, str) else value for name, value in body.items()}
+    said = {name: shortened(value) if isinstance(value, str) else value for name, value in body.items()}
     show(f"POST {url}/generate-image {json.dumps(said, ensure_ascii=False)}")
     answer = json.loads(fetch(f"{url}/generate-image", body))
     content = fetch(answer["generated_image_url"])
@@ -78,11 +78,17 @@ def ask(url: str, body: dict[str, Any], output: Path) -> bytes:
     return content
 
 
+def shortened(text: str, length: int = 60) -> str:
+    """For people: a picture in a data: URI is long."""
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
 def main() -> int:
     arguments = parse()
     try:
         with EmbeddedTriton(arguments.repository, LOG_FOLDER, report=show) as triton:
             draw(triton.grpc_url, arguments.prompt, arguments.seed, arguments.output)
+        show("all is stopped again; `make serve` keeps it running for pictures of your own")
     except (DemoError, ServerError, ServingError, SettingsError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -132,7 +132,7 @@ async def readyz(use: Using) -> Readiness:
     try:
         served = await use.drawing.triton.prove_ready()
     except NOT_DRAWING as error:
-        log.warning("not ready: %r", error)
+        log.warning("not ready: Triton at %s: %s", use.settings.triton_url, error)
         detail = f"the model server does not draw at present ({type(error).__name__})"
         raise Problem(503, "Not ready", detail, headers=RETRY_AFTER) from error
     return Readiness(
