@@ -85,13 +85,6 @@ def test_an_int8_denoiser_answers_as_the_fake_quantised_module(lora_denoiser: Ca
     session = case.session(tmp_path / "model.onnx", model, absmax)
     for inputs, base in zip((plain, packed), bases, strict=True):
         (found,), (wanted,) = session(**inputs), answers(module, inputs)
-        print(
-            "FIG",
-            case.name,
-            relative_error(found, wanted),
-            relative_error(wanted, base),
-            relative_error(*bases),
-        )
         assert relative_error(found, wanted) < 0.8 * relative_error(wanted, base)
         assert 1e-3 < relative_error(found, base) < 1.3 * relative_error(wanted, base) < 0.02
     assert relative_error(*bases) > 0.02  # of what int8 adds, a tenth and less
