@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from families import Axes, ComponentSpec, TensorSpec
-from families.lora import LORA_A, LORA_B
+from families.lora import PACKS
 from families.spec import Configs
 
 ADAPTER_SCALE = 0.03  # as large as trained ones: adapters that drown the model compare nothing
@@ -36,7 +36,7 @@ def _random(
         return torch.randint(vocabulary, sizes, generator=generator)
     if tensor.dtype == "UINT8":
         return torch.randint(256, sizes, generator=generator, dtype=torch.uint8)
-    scale = ADAPTER_SCALE if tensor.name in (LORA_A, LORA_B) else 1.0
+    scale = ADAPTER_SCALE if tensor.name in PACKS else 1.0
     return scale * torch.randn(sizes, generator=generator)
 
 
@@ -50,7 +50,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 def with_zero_packs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`inputs` of a call without adapters."""
-    zeros = {name: torch.zeros_like(inputs[name]) for name in (LORA_A, LORA_B)}
+    zeros = {name: torch.zeros_like(inputs[name]) for name in PACKS}
     return {**inputs, **zeros}
 
 

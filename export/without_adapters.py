@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from export.errors import ExportError
-from families.lora import LORA_A, LORA_B
+from families.lora import PACKS
 
 
 def without_packs(model: ir.Model) -> ir.Model:
@@ -16,7 +16,7 @@ def without_packs(model: ir.Model) -> ir.Model:
     same in both, bit for bit: x + 0 is x. Values of weights are shared.
     """
     base = model.clone()
-    packs = {value for value in base.graph.inputs if value.name in (LORA_A, LORA_B)}
+    packs = {value for value in base.graph.inputs if value.name in PACKS}
     _drop_packs(base.graph, packs)
     RemoveUnusedNodesPass()(base)
     for pack in packs:
