@@ -6,7 +6,7 @@ REPOSITORIES := $(CHECKPOINTS:%=build/%-cpu)
 TYPED := families diffusion export gateway serving
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repositories demo serve test test-slow engines-check gpu-check bench check clean
+.PHONY: help setup repositories demo serve test test-slow engines-check gpu-check bench check clean $(CHECKPOINTS:%=export-%)
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -25,8 +25,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 repositories: setup ## export the tiny checkpoints for this machine, unless that has been done
-	@set -e; for name in $(CHECKPOINTS); do \
-		$(PYTHON) -m export --checkpoint assets/checkpoints/$$name --target cpu --output build/$$name-cpu; done
+	@$(MAKE) --no-print-directory --jobs=2 $(CHECKPOINTS:%=export-%)
+
+$(CHECKPOINTS:%=export-%): export-%: setup
+	$(PYTHON) -m export --checkpoint assets/checkpoints/$* --target cpu --output build/$*-cpu
 
 demo: repositories ## start all, draw out/demo.png and from it out/demo-image-to-image.png, stop all
 	$(PYTHON) -m gateway.demo --repository $(REPOSITORIES) --output out

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -109,35 +110,55 @@ def stock(checkpoint: Path, mode: str, way: Way, log: Path) -> Iterator[Stock]:
             running.stdin.close()  # it ends with its input
 
 
+@dataclass(frozen=True)
+class Peer:
+    """A running server, with all its processes stopped but for its turns: an idle one may poll."""
+
+    door: Door
+    running: subprocess.Popen[bytes]
+
+    @contextmanager
+    def awake(self) -> Iterator[Door]:
+        os.killpg(self.running.pid, signal.SIGCONT)
+        try:
+            yield self.door
+        finally:
+            os.killpg(self.running.pid, signal.SIGSTOP)
+
+
 @contextmanager
-def _served(
+def served(
     command: Sequence[str], port: int, ready: str, environment: Mapping[str, str], log: Path
-) -> Iterator[Door]:
+) -> Iterator[Peer]:
     """Ready when it answers at the path `ready`."""
     with process(command, log, environment) as running:
         await_answer(f"http://{LOOPBACK}:{port}{ready}", running, START_SECONDS)
-        yield Door(f"http://{LOOPBACK}:{port}/predict")
+        peer = Peer(Door(f"http://{LOOPBACK}:{port}/predict"), running)
+        os.killpg(running.pid, signal.SIGSTOP)
+        try:
+            yield peer
+        finally:
+            os.killpg(running.pid, signal.SIGCONT)
 
 
 @contextmanager
-def litserve(checkpoint: Path, way: Way, log: Path) -> Iterator[Door]:
+def litserve(checkpoint: Path, way: Way, log: Path) -> Iterator[Peer]:
     port = resolve_port(0, "LitServe")
     script = [str(python_of(peers())), str(PROGRAMS / "litserve_server.py")]
     command = [*script, str(port), str(way.workers), str(way.batch)]
-    with _served(command, port, "/health", way.environment(checkpoint), log) as door:
-        yield door
+    with served(command, port, "/health", way.environment(checkpoint), log) as peer:
+        yield peer
 
 
 @contextmanager
-def bentoml(checkpoint: Path, way: Way, log: Path) -> Iterator[Door]:
+def bentoml(checkpoint: Path, way: Way, log: Path) -> Iterator[Peer]:
     port = resolve_port(0, "BentoML")
     module = ["bentoml", "serve", "bentoml_service:Diffusers", "--working-dir", str(PROGRAMS)]
     where = ["--host", LOOPBACK, "--port", str(port)]
     command = [str(python_of(peers())), "-m", *module, *where]
     told = {**way.environment(checkpoint), "BENTOML_HOME": str(log.parent / "bentoml")}
-    with _served(command, port, "/readyz", told, log) as door:
-        yield door
+    with served(command, port, "/readyz", told, log) as peer:
+        yield peer
 
 
-Peer = Callable[[Path, Way, Path], AbstractContextManager[Door]]  # checkpoint, way, log
-PEERS: Mapping[str, Peer] = {"LitServe + diffusers": litserve, "BentoML + diffusers": bentoml}
+Start = Callable[[Path, Way, Path], AbstractContextManager[Peer]]  # checkpoint, way, log

@@ -18,7 +18,7 @@ import pytest
 from benchmarks import perf_inputs, plots, report
 from benchmarks.__main__ import NO_TIME, PARTS, attempted, durations, main
 from benchmarks.adapters.turns import Spread
-from benchmarks.client import Door, all_good, closed, open_loop, per_second
+from benchmarks.client import Door, all_good, closed, kept_open, open_loop, per_second
 from benchmarks.parts import http_tool, overhead, perf_analyzer
 from benchmarks.rows import Maker, Missing, Row, at_least, at_most
 from benchmarks.run import Run, checkpoint, request_flops
@@ -33,6 +33,7 @@ SERVE_SECONDS = 0.05
 class Handler(BaseHTTPRequestHandler):
     """Serves one request at a time, two may wait; the others are refused."""
 
+    protocol_version = "HTTP/1.1"  # connections stay open
     one_at_a_time, waiting = threading.Lock(), threading.Semaphore(3)
 
     def do_POST(self) -> None:
@@ -42,8 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.one_at_a_time:
             time.sleep(SERVE_SECONDS)
         self.waiting.release()
-        host = self.headers["Host"]
-        self._answer(200, json.dumps({"generated_image_url": f"http://{host}/{body['seed']}"}).encode(), {})
+        url, port = f"http://{self.headers['Host']}/{body['seed']}", self.client_address[1]
+        self._answer(200, json.dumps({"generated_image_url": url, "port": port}).encode(), {})
 
     def do_GET(self) -> None:
         self._answer(200, f"picture {self.path}".encode(), {})
@@ -78,6 +79,16 @@ def test_waiting_for_a_place_counts_as_latency(url: str) -> None:
     answers = closed(Door(url), [{"seed": seed} for seed in range(3)], clients=3, places=1)
     least = sorted(answer.milliseconds for answer in all_good(answers))
     assert all(took >= 1000 * SERVE_SECONDS * place for place, took in enumerate(least, start=1))
+
+
+def test_a_connection_is_kept_open(url: str) -> None:
+    with kept_open(Door(url)) as ask:
+        answers = all_good([ask({"seed": seed}) for seed in range(2)])
+    assert [json.loads(answer.content)["generated_image_url"] for answer in answers] == [
+        f"{url}/0",
+        f"{url}/1",
+    ]
+    assert all(answer.milliseconds >= 1000 * SERVE_SECONDS for answer in answers)
 
 
 def test_an_open_loop_does_not_wait_for_answers(url: str) -> None:

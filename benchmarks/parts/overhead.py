@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.adapters.turns import Timings, in_turns, spread, timed
-from benchmarks.client import Door, all_good, closed
+from benchmarks.client import Answer, Body, all_good, closed, kept_open
 from benchmarks.engine_loop import EngineLoop
 from benchmarks.parts.alone import request
 from benchmarks.peer_processes import pixels_of
@@ -87,16 +87,17 @@ def a_step(timings: Timings, who: str) -> list[float]:
 
 def gateway(run: Run) -> Iterator[Entry]:
     """A request at the client, less the ensemble in Triton, less its PNG: HTTP, checks, gRPC, the store."""
-    rounds = [[outside_triton(run) for _ in range(GATEWAY_REQUESTS // 5)] for _ in range(5)]
+    with kept_open(run.door) as ask:
+        rounds = [[outside_triton(run, ask) for _ in range(GATEWAY_REQUESTS // 5)] for _ in range(5)]
     maker = Maker(PART, {"checkpoint": CHECKPOINT, "px": COMPUTE_BOUND, "steps": 1, "clients": 1})
     yield maker.percentile("gateway + transport p50, PNG excluded", 50, rounds, P50)
     yield maker.percentile("gateway + transport p99, PNG excluded", 99, rounds, P99)
 
 
-def outside_triton(run: Run) -> float:
+def outside_triton(run: Run, ask: Callable[[Body], Answer]) -> float:
     """Milliseconds of one request."""
     before = run.service.statistics()[ENSEMBLE]
-    answer = all_good(closed(Door(run.door.url), [request(run, CHECKPOINT, COMPUTE_BOUND, 1)], 1))[0]
+    (answer,) = all_good([ask(request(run, CHECKPOINT, COMPUTE_BOUND, 1))])
     inside = (run.service.statistics()[ENSEMBLE] - before).success
     pixels = pixels_of(fetched(answer.content))
     encoding = spread(timed(lambda: encode_png(pixels)).wall for _ in range(3)).median

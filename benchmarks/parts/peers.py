@@ -2,86 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 
 from benchmarks.client import Answer, Body, Door, all_good, closed, per_second
 from benchmarks.parts.alone import request
-from benchmarks.peer_processes import PEERS, Way
+from benchmarks.peer_processes import Start, Way, bentoml, litserve
 from benchmarks.rows import PER_SECOND, Entry, Maker, Missing, at_least, at_most, percentiles
 from benchmarks.run import CORES, Run, checkpoint
 
 PART = "peers"
 CHECKPOINT, SIZE, CLIENTS, REQUESTS = "flux-tiny", 128, 8, 16
+MIXED_STEPS = (10, 20, 28)
 THROUGHPUT, P95 = at_least("E4", 2.5), at_most("E4", 0.4)
-ONE, EACH = Way(1, CORES), Way(CORES, 1)
-# What is tried of each. BentoML's documentation has its diffusers service without batches.
-WAYS: Mapping[str, Sequence[Way]] = {
-    "LitServe + diffusers": (ONE, EACH, Way(1, CORES, batch=CLIENTS, spins=False)),
-    "BentoML + diffusers": (ONE, EACH),
+OURS, BATCHING = "service", "LitServe + diffusers, batches"
+# Each peer, and how it is run. One worker with all threads was slower on 2 cores (docs/log.md, 2026-11-27).
+PEERS: Mapping[str, tuple[Start, Way]] = {
+    "LitServe + diffusers": (litserve, Way(CORES, 1)),
+    BATCHING: (litserve, Way(1, CORES, batch=CLIENTS, spins=False)),
+    "BentoML + diffusers": (bentoml, Way(CORES, 1)),
 }
-OURS = "service"
+Bodies = Callable[[Run, int], list[Body]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those compared: how it is run; `turn` lets it run for a block, and gives its door."""
+
+    way: str
+    turn: Callable[[], AbstractContextManager[Door]]
 
 
 def measure(run: Run) -> Iterator[Entry]:
     with ExitStack() as stack:
-        doors, ways = {OURS: run.door}, {OURS: f"Triton, {CORES} threads"}
-        for peer in PEERS:
+        found = {OURS: Contender(f"Triton, {CORES} threads", lambda: nullcontext(run.door))}
+        for name, (start, way) in PEERS.items():
             try:
-                way = best(run, peer)
-                doors[peer] = stack.enter_context(
-                    PEERS[peer](_folder(), way, run.work / f"{peer.split()[0]}.log")
-                )
-                ways[peer] = str(way)
+                log = run.work / f"{name}.log"
+                peer = stack.enter_context(start(checkpoint(CHECKPOINT).folder, way, log))
+                found[name] = Contender(str(way), peer.awake)
             except Exception as error:
-                yield Missing(PART, peer, f"{type(error).__name__}: {error}")
-        yield from together(run, doors, ways)
+                yield Missing(PART, name, f"{type(error).__name__}: {error}")
+        yield from together(run, found, alike)
+        yield from together(run, {who: found[who] for who in (OURS, BATCHING) if who in found}, mixed)
 
 
-def _folder() -> Path:
-    return checkpoint(CHECKPOINT).folder
+def alike(run: Run, count: int) -> list[Body]:
+    """Requests that differ in prompt and seed alone."""
+    return [request(run, CHECKPOINT, SIZE) for _ in range(count)]
 
 
-def best(run: Run, peer: str) -> Way:
-    """The way with the highest throughput in one short try each."""
-    found = {}
-    for number, way in enumerate(WAYS[peer]):
-        with PEERS[peer](_folder(), way, run.work / f"{peer.split()[0]}-{number}.log") as door:
-            all_good(closed(door, bodies(run, CLIENTS, steps=2), CLIENTS))  # warms every worker
-            found[way] = per_second(all_good(closed(door, bodies(run, CLIENTS), CLIENTS)))
-    return max(found, key=found.__getitem__)
+def mixed(run: Run, count: int) -> list[Body]:
+    """Requests of different numbers of steps, in turn."""
+    return [request(run, CHECKPOINT, SIZE, MIXED_STEPS[place % len(MIXED_STEPS)]) for place in range(count)]
 
 
-def bodies(run: Run, count: int, steps: int | None = None) -> list[Body]:
-    return [request(run, CHECKPOINT, SIZE, steps) for _ in range(count)]
-
-
-def together(run: Run, doors: Mapping[str, Door], ways: Mapping[str, str]) -> Iterator[Entry]:
-    rounds = turns(run, doors, REQUESTS, CLIENTS)
-    steps = request(run, CHECKPOINT, SIZE)["num_inference_steps"]
+def together(run: Run, contenders: Mapping[str, Contender], bodies: Bodies) -> Iterator[Entry]:
+    rounds = turns(run, contenders, bodies)
+    steps = ", ".join(map(str, sorted({body["num_inference_steps"] for body in bodies(run, CLIENTS)})))
     shared = {"checkpoint": CHECKPOINT, "px": SIZE, "steps": steps, "clients": CLIENTS}
-    for who in doors:
-        maker = Maker(PART, {**shared, "way": who, "run as": ways[who]})
-        yield maker.row(f"throughput, {who}", PER_SECOND, map(per_second, rounds[who]))
-        for share in (50, 95):
-            yield maker.percentile(
-                f"latency p{share}, {who}", share, [_milliseconds(each) for each in rounds[who]]
-            )
-    for who in (peer for peer in doors if peer != OURS):
-        yield from ratios(Maker(PART, {**shared, "way": who, "run as": ways[who]}), who, rounds)
+    for who, contender in contenders.items():
+        maker = Maker(PART, {**shared, "way": who, "run as": contender.way})
+        yield from figures(maker, who, rounds[who])
+        if who != OURS:
+            yield from ratios(maker, who, rounds)
 
 
-def turns(run: Run, doors: Mapping[str, Door], requests: int, clients: int) -> dict[str, list[list[Answer]]]:
+def turns(run: Run, contenders: Mapping[str, Contender], bodies: Bodies) -> dict[str, list[Sequence[Answer]]]:
     """Answers of each round, after one that does not count; every other round goes backwards."""
-    order, rounds = list(doors), {who: list[list[Answer]]() for who in doors}
+    order, rounds = list(contenders), {who: list[Sequence[Answer]]() for who in contenders}
     for number in range(run.rounds + 1):
-        asked = bodies(run, requests if number else clients)
+        asked = bodies(run, REQUESTS if number else CLIENTS)
         for who in order:
-            answers = list(all_good(closed(doors[who], asked, clients)))
+            with contenders[who].turn() as door:
+                answers = all_good(closed(door, asked, CLIENTS))
             rounds[who] += [answers] if number else []
         order.reverse()
     return rounds
+
+
+def figures(maker: Maker, who: str, rounds: Sequence[Sequence[Answer]]) -> Iterator[Entry]:
+    yield maker.row(f"throughput, {who}", PER_SECOND, map(per_second, rounds))
+    for share in (50, 95):
+        yield maker.percentile(f"latency p{share}, {who}", share, [_milliseconds(each) for each in rounds])
 
 
 def ratios(maker: Maker, who: str, rounds: Mapping[str, Sequence[Sequence[Answer]]]) -> Iterator[Entry]:

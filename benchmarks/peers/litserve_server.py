@@ -6,7 +6,7 @@ import sys
 
 import litserve
 from fastapi import Response
-from pipeline import draw, load, png
+from pipeline import draw, draw_each, load, png
 
 
 class DiffusersAPI(litserve.LitAPI):
@@ -18,7 +18,7 @@ class DiffusersAPI(litserve.LitAPI):
 
     def predict(self, request):
         if isinstance(request, list):  # a batch of those who waited
-            return draw(self.pipeline, request)
+            return draw_each(self.pipeline, request)
         return draw(self.pipeline, [request])[0]
 
     def encode_response(self, output):
