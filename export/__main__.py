@@ -128,7 +128,11 @@ def export(options: argparse.Namespace) -> None:
         return
     from export.build import build, heading  # here, because torch takes seconds to import
 
-    print(f"{plan.checkpoint.name} ({plan.checkpoint_sha256[:12]}) for {plan.target.name}\n{heading()}")
+    found, names = plan.checkpoint, ", ".join(component.name for component in plan.family.components)
+    print(
+        f"{found.name} ({plan.checkpoint_sha256[:12]}) for {plan.target.name}: {names}\n{heading()}",
+        flush=True,
+    )
     build(plan, output, previous, components)
     print(f"{output}: ready; peak memory {peak_gb():.1f} GB")
 

@@ -32,13 +32,12 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
         copy_checkpoint_parts(plan, folder)
         components = {}
         for component in plan.checkpoint.family.components:
-            print(f"{component.name:<16}", end="", flush=True)
             started = time.perf_counter()
             kept = None if component.name in again else _keep(plan, component, output, previous, folder)
             absmax = {} if kept else calibrated(plan, component, output.parent)
             record = kept or export_component(plan, component, folder, engine_path(plan, component), absmax)
             effort = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
-            print(_row(record, folder, effort), flush=True)
+            print(f"{f'{plan.family.name}.{component.name}':<21}{_row(record, folder, effort)}", flush=True)
             components[component.name] = record
         manifest = describe(plan, components, folder)
         manifests.write(manifest, folder)
@@ -56,7 +55,7 @@ def check_room(plan: Plan, folder: Path) -> None:
 
 
 def heading() -> str:
-    return f"{'component':<16}{'exported in':>12}{'MB':>10}  {'precision':<13}max error (allowed)"
+    return f"{'component':<21}{'exported in':>12}{'MB':>10}  {'precision':<13}max error (allowed)"
 
 
 def _row(record: ComponentRecord, folder: Path, effort: str) -> str:
