@@ -20,7 +20,7 @@ Engine = Callable[[Mapping[str, Tensor]], Tensor]
 Inputs = Mapping[str, Tensor]
 
 
-class Step(NamedTuple):
+class LastStep(NamedTuple):
     """The last of `number` steps, whole at any moment: other threads look at it."""
 
     number: int
@@ -42,7 +42,7 @@ class Sample(ABC):
         self.adapters, self.rows = adapters, rows
         self.cache: StepCache | None = None  # where steps may do without the engine
         self.step, self.calls = 0, 0  # steps made, and predictions of the engine among them
-        self.last: Step | None = None
+        self.last: LastStep | None = None
         self.error: Exception | None = None
 
     @property
@@ -94,7 +94,7 @@ class Sample(ABC):
         output = self.scheduler.step(guided, self.timestep, self.latents)
         self.latents = output.prev_sample
         self.step += 1
-        self.last = Step(self.step, guided, output)
+        self.last = LastStep(self.step, guided, output)
 
     def estimate(self) -> Tensor | None:
         """What latents [1, C, h, w] it will end at, as far as the last step tells; from any thread."""

@@ -20,6 +20,7 @@ from families import FAMILIES, family_named
 from families.spec import InvalidRequest, Range
 
 STORE = "POSTPULSE_ADAPTERS"  # environment variable: the store's folder
+DEFAULT_STORE = Path("assets/adapters")
 FILE_NAME, FILES = "index.json", "files"
 FORMATS = ("diffusers", "peft", "ai-toolkit", "kohya", "xlabs")  # of files as they are added
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -31,7 +32,7 @@ MAX_WORDS = 64  # characters of an industry, a style, a trigger
 
 def store_folder() -> Path:
     """The store of this environment."""
-    return Path(os.environ.get(STORE, "assets/adapters"))
+    return Path(os.environ.get(STORE, DEFAULT_STORE))
 
 
 class AdapterError(Exception):

@@ -110,9 +110,9 @@ def _refusals(resolved: Resolved, family: FamilySpec, table: AdapterTable) -> li
         "industry": lambda: table.check("industry", fields.industry),
         "style": lambda: table.check("style", fields.style),
         "num_inference_steps": lambda: family.num_inference_steps.check(
-            "value", resolved.num_inference_steps
+            f"for {family.name},", resolved.num_inference_steps
         ),
-        "guidance_scale": lambda: family.guidance_scale.check("value", resolved.guidance_scale),
+        "guidance_scale": lambda: family.guidance_scale.check(f"for {family.name},", resolved.guidance_scale),
         "scheduler": lambda: family.check_scheduler(resolved.scheduler),
         "quality": lambda: family.check_quality(resolved.quality),
         "negative_prompt": lambda: _check_negative(fields.negative_prompt, family),

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, HttpUrl, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from families.adapters import store_folder
+from families.adapters import DEFAULT_STORE
 from gateway.base_image.urls import AllowList
 
 
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     )
     storage_folder: Path = Field(default=Path("out/images"), description="folder that keeps the pictures")
     adapters: Path = Field(
-        default_factory=store_folder, description="the store of adapters, which Triton's models read too"
+        default=DEFAULT_STORE, description="the store of adapters, which Triton's models read too"
     )
     public_url: HttpUrl | None = Field(
         default=None, description="base of generated_image_url; default: the address that the request used"
@@ -60,8 +60,7 @@ def described() -> str:
 
 def _settings() -> Iterator[tuple[str, str]]:
     for name, field in Settings.model_fields.items():
-        value = field.get_default(call_default_factory=True)
-        default = "" if value in (None, ()) else f" (default: {value})"
+        default = "" if field.default in (None, ()) else f" (default: {field.default})"
         yield f"{Settings.model_config['env_prefix']}{name.upper()}", f"{field.description}{default}"
 
 

@@ -10,6 +10,7 @@ from gateway.problems import ErrorItem, Problem, shown
 from gateway.schemas import GenerateRequest, LoraChoice
 
 DETAILED_ERRORS = 3
+EXAMPLES = {LoraChoice: {"name": "food", "scale": 1.0}, GenerateRequest: {"prompt": "a red mug"}}
 
 
 def problem_of(error: RequestValidationError) -> Problem:
@@ -25,9 +26,11 @@ def invalid(items: list[ErrorItem]) -> Problem:
 
 def _item(entry: Mapping[str, Any]) -> ErrorItem:
     kind, message = entry["type"], entry["msg"]
+    model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
     if kind == "extra_forbidden":
-        model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
         message = f"unknown field; fields: {', '.join(model.model_fields)}"
+    if kind == "model_type":  # pydantic would name the class
+        message = f"not an object such as {json.dumps(EXAMPLES[model])}"
     loc = [part if isinstance(part, int) else str(shown(part)) for part in entry["loc"]]
     # A missing field's input is the whole body: nothing to repeat.
     given = None if kind == "missing" else shown(entry["input"])

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from small_graphs import Case
 
 from export import graph, values
@@ -102,6 +105,26 @@ def test_half_a_pack_is_refused(engine: OnnxEngine, adapted: Arrays, left_out: s
 def test_a_missing_input_is_named(engine: OnnxEngine, adapted: Arrays) -> None:
     with pytest.raises(ValueError, match="timestep"):
         engine({name: array for name, array in adapted.items() if name != "timestep"})
+
+
+def test_a_part_that_fails_fails_its_call_alone(tmp_path: Path) -> None:
+    engine = OnnxEngine(lookup(tmp_path / "model.onnx"), threads=2)
+    rows = np.arange(ROWS)[:, None] % 4
+    with pytest.raises(InvalidArgument, match="9"):
+        engine({"index": np.where(rows == 3, 9, rows)})
+    np.testing.assert_array_equal(engine({"index": rows})[0], 10 * rows)
+
+
+def lookup(path: Path) -> Path:
+    """A graph that answers 10 times `index`, which must be below 4."""
+    table = numpy_helper.from_array(np.arange(0, 40, 10), "table")
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", 1]) for name in ("index", "found")
+    ]
+    nodes = [helper.make_node("Gather", ["table", "index"], ["found"])]
+    made = helper.make_graph(nodes, "lookup", tensors[:1], tensors[1:], [table])
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
 
 
 def test_parts_are_as_many_as_threads_where_rows_come_out_nearly_even() -> None:

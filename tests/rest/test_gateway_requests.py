@@ -38,11 +38,14 @@ REFUSED = {
     "seed negative": ({"prompt": "mug", "seed": -1}, ["seed", "0", "-1"]),
     "seed too large": ({"prompt": "mug", "seed": 2**53}, ["seed", str(2**53)]),
     "seed huge": ({"prompt": "mug", "seed": 10**4_000}, ["seed"]),
-    "steps 0": ({"prompt": "mug", "num_inference_steps": 0}, ["num_inference_steps", "0 is not in 1..50"]),
+    "steps 0": (
+        {"prompt": "mug", "num_inference_steps": 0},
+        ["num_inference_steps: for flux, 0 is not in 1..50"],
+    ),
     "steps 51": ({"prompt": "mug", "num_inference_steps": 51}, ["num_inference_steps", "51", "1..50"]),
     "steps 101 of sdxl": (
         {"prompt": "mug", "model": "sdxl", "num_inference_steps": 101},
-        ["num_inference_steps", "101", "1..100"],
+        ["num_inference_steps: for sdxl, 101 is not in 1..100"],
     ),
     "steps a float": ({"prompt": "mug", "num_inference_steps": 4.0}, ["num_inference_steps", "integer"]),
     "guidance text": ({"prompt": "mug", "guidance_scale": "3"}, ["guidance_scale", "valid number"]),
@@ -70,6 +73,10 @@ REFUSED = {
         {"prompt": "mug", "model": "sdxl", "negative_prompt": "a\0"},
         ["negative_prompt", "U+0000"],
     ),
+    "a name in loras": (
+        {"prompt": "mug", "loras": ["food"]},
+        ["loras.0: not an object", '{"name": "food", "scale": 1.0}', 'given: "food"'],
+    ),
     "strength without an image": ({"prompt": "mug", "strength": 0.5}, ["strength", "no base image", "0.5"]),
     "unknown format": (
         {"prompt": "mug", "output_format": "gif"},
@@ -91,7 +98,7 @@ MALFORMED = {
     "not UTF-8": (b'{"prompt": "\xff"}', JSON, 400, ["body"]),
     "too deep": (b"[" * 60_000, JSON, 400, ["body"]),
     "5,000 digits": (b'{"prompt": "mug", "seed": ' + b"1" * 5_000 + b"}", JSON, 400, ["body"]),
-    "a list": (b'["mug"]', JSON, 422, ["body", "valid dictionary"]),
+    "a list": (b'["mug"]', JSON, 422, ["body", 'not an object such as {"prompt": "a red mug"}']),
     "NaN": (b'{"prompt": "mug", "guidance_scale": NaN}', JSON, 422, ["guidance_scale", "finite"]),
     "a form": (b"prompt=mug", {"Content-Type": "application/x-www-form-urlencoded"}, 415, ["x-www-form"]),
     "text": (b'{"prompt": "mug"}', {"Content-Type": "text/plain"}, 415, ["text/plain", "application/json"]),
