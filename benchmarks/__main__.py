@@ -10,6 +10,7 @@ so is one that the time was too short for. Needs the tiny checkpoints' repositor
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -117,4 +118,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     sys.exit(main(sys.argv[1:]))

@@ -53,14 +53,14 @@ class Door:
         async with http.post(self.url, json=body) as answer:
             content = await answer.read()
         if self.follows and answer.status == 200:
-            async with http.get(json.loads(content)["generated_image_url"]) as picture:
-                content = await picture.read()
+            async with http.get(json.loads(content)["generated_image_url"]) as answer:
+                content = await answer.read()
         after = answer.headers.get("Retry-After")
         return Answer(number, answer.status, began, time.perf_counter(), after, content)
 
 
 def session() -> aiohttp.ClientSession:
-    """With as many connections as are wanted. It takes half the processor time of httpx, which the service,
+    """With as many connections as are wanted. It takes half the processor time of httpx2, which the service,
     on the same cores, would lack."""
     timeout, connector = aiohttp.ClientTimeout(TIMEOUT_SECONDS), aiohttp.TCPConnector(limit=0)
     return aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -96,7 +96,7 @@ def closed(
 
 @contextmanager
 def kept_open(door: Door) -> Iterator[Callable[[Body], Answer]]:
-    """Asks one after another through one connection, as a platform's client does; fetches no pictures."""
+    """Asks one after another through one connection, so that none is set up within an answer's time."""
     url = urlsplit(door.url)
     connection = HTTPConnection(url.netloc, timeout=TIMEOUT_SECONDS)
 
@@ -136,10 +136,10 @@ async def _until(end: float, number: int, asked: Awaitable[Answer]) -> Answer:
     began = time.perf_counter()
     try:
         return await asyncio.wait_for(asked, max(0.0, end - began))
+    except aiohttp.ClientError:  # first: some are a TimeoutError too
+        return Answer(number, LOST, began, time.perf_counter())
     except TimeoutError:
         return Answer(number, GIVEN_UP, began, time.perf_counter())
-    except aiohttp.ClientError:
-        return Answer(number, LOST, began, time.perf_counter())
 
 
 def per_second(answers: Sequence[Answer]) -> float:

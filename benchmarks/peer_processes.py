@@ -9,16 +9,17 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.client import Body, Door
-from benchmarks.service import await_answer, process
+from benchmarks.service import await_answer, process, tree
 from benchmarks.tools.environments import environment, python_of
 from benchmarks.tools.errors import ToolError
 from gateway.server import LOOPBACK
@@ -119,11 +120,17 @@ class Peer:
 
     @contextmanager
     def awake(self) -> Iterator[Door]:
-        os.killpg(self.running.pid, signal.SIGCONT)
+        self.signal(signal.SIGCONT)
         try:
             yield self.door
         finally:
-            os.killpg(self.running.pid, signal.SIGSTOP)
+            self.signal(signal.SIGSTOP)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To all its processes: BentoML's workers have sessions of their own."""
+        for each in tree(self.running):
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(number)
 
 
 @contextmanager
@@ -134,11 +141,11 @@ def served(
     with process(command, log, environment) as running:
         await_answer(f"http://{LOOPBACK}:{port}{ready}", running, START_SECONDS)
         peer = Peer(Door(f"http://{LOOPBACK}:{port}/predict"), running)
-        os.killpg(running.pid, signal.SIGSTOP)
+        peer.signal(signal.SIGSTOP)
         try:
             yield peer
         finally:
-            os.killpg(running.pid, signal.SIGCONT)
+            peer.signal(signal.SIGCONT)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def us_against_peers(rows: Sequence[Row]) -> Figure | None:
     """Of `alone` the times of a picture, of `peers` throughput and p95 under 8 clients."""
     alone = having(rows, "alone", checkpoint="flux-tiny", px=128)
     times = {str(row.conditions["way"]): row for row in alone if row.unit == "ms"}
-    peers = having(rows, "peers")
+    peers = having(rows, "peers", workload="equal steps")
     throughput = {str(row.conditions["way"]): row for row in peers if row.unit == "pictures/s"}
     late = {str(row.conditions["way"]): row for row in peers if row.name.startswith("latency p95,")}
     panels = [

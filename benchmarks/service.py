@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from tritonclient.grpc import InferenceServerClient
 
 from gateway.demo import OPENER
@@ -105,7 +106,8 @@ def process(
 
 
 def _stop(running: subprocess.Popen[bytes]) -> None:
-    """SIGTERM for the program, then SIGKILL for what is left of the session that it began."""
+    """SIGTERM for the program, then SIGKILL for what is left of its children and of its session."""
+    children = tree(running)[1:]
     running.terminate()
     try:
         running.wait(STOP_SECONDS)
@@ -115,7 +117,19 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
         os.killpg(running.pid, 9)
     except ProcessLookupError:
         pass
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     running.wait()
+
+
+def tree(running: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The program, and all processes below it, sessions of their own too; none if it has ended."""
+    try:
+        program = psutil.Process(running.pid)
+        return [program, *program.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _announced(running: subprocess.Popen[bytes], log: Path) -> str:

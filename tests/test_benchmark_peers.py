@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+import psutil
+
 from benchmarks.peer_processes import served
-from gateway.server import LOOPBACK
+from benchmarks.service import tree
 from serving.ports import resolve_port
 
 STOPPED = "T"
@@ -28,23 +31,23 @@ def becomes(pid: int, stopped: bool) -> bool:
     return (state_of(pid) == STOPPED) is stopped
 
 
+SERVER = """
+import subprocess, sys
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+HTTPServer(("127.0.0.1", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
 def test_a_peer_runs_in_its_turns_only(tmp_path: Path) -> None:
     port = resolve_port(0, "a peer")
-    command = [
-        sys.executable,
-        "-m",
-        "http.server",
-        str(port),
-        "--bind",
-        LOOPBACK,
-        "--directory",
-        str(tmp_path),
-    ]
-    with served(command, port, "/", os.environ, tmp_path / "log") as peer:
-        assert becomes(peer.running.pid, stopped=True)
+    with served([sys.executable, "-c", SERVER, str(port)], port, "/", os.environ, tmp_path / "log") as peer:
+        pids = [process.pid for process in tree(peer.running)]
+        assert len(pids) == 2 and all(becomes(pid, stopped=True) for pid in pids)
         with peer.awake() as door:
-            assert becomes(peer.running.pid, stopped=False)
+            assert all(becomes(pid, stopped=False) for pid in pids)
             with urllib.request.urlopen(door.url.removesuffix("/predict"), timeout=5) as answer:
                 assert answer.status == 200
-        assert becomes(peer.running.pid, stopped=True)
-    assert peer.running.poll() is not None  # a stopped process ends too
+        assert all(becomes(pid, stopped=True) for pid in pids)
+    assert peer.running.returncode == -signal.SIGTERM  # it was not stopped when that came
+    assert not any(psutil.pid_exists(pid) and state_of(pid) != "Z" for pid in pids)

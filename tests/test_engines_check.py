@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,6 +14,8 @@ from export.errors import ExportError
 from export.targets import TARGETS
 from export.true_size import found
 from families import COMPONENTS
+
+DENOISERS = ("flux.transformer", "sdxl.unet")
 
 
 def run(module: str, *arguments: str) -> tuple[int, list[str]]:
@@ -33,15 +36,22 @@ def test_the_cases_are_the_targets_precisions_with_and_without_lora() -> None:
     }
     assert set(listed) == wanted
     twice = {pair for pair in listed if listed.count(pair) == 2}
-    assert twice == {pair for pair in wanted if pair[0] in ("flux.transformer", "sdxl.unet")}
+    assert twice == {pair for pair in wanted if pair[0] in DENOISERS}
     assert len(listed) == len(wanted) + len(twice)
 
 
-def test_every_engine_of_the_target_compiles() -> None:
-    status, lines = run("export.engines_check")
+@pytest.mark.parametrize(
+    "components",
+    [
+        pytest.param([key for key in COMPONENTS if key not in DENOISERS], id="encoders and VAEs"),
+        pytest.param(DENOISERS, id="denoisers", marks=pytest.mark.slow),  # small ones: test_engine.py
+    ],
+)
+def test_every_engine_of_the_target_compiles(components: Sequence[str]) -> None:
+    status, lines = run("export.engines_check", "--components", *components)
     rows = [line for line in lines if line.startswith(("flux.", "sdxl."))]
     assert status == 0, "\n".join(lines)
-    assert len(rows) == len(cases()) and lines[-1].startswith("all compiled")
+    assert len(rows) == len(cases(components)) and lines[-1].startswith("all compiled")
 
 
 def test_an_unknown_component_is_named() -> None:

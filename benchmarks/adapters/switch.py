@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from families.loras import Lora
 FULL = topology(blocks=19, single_blocks=38, heads=2, axes_dims_rope=(4, 6, 6))
 RANK = 8
 NAMES = ("red", "blue")  # of the adapters that take turns
+TRIES = 20  # at dropping a file from memory
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,15 @@ WARM, COLD, DISK, *_ = WAYS
 
 
 def forget(path: Path) -> bool:
-    """Has the operating system drop a file from memory, which needs no rights; whether it did."""
+    """Has the operating system drop a file from memory, which needs no rights; whether it did, at the last try."""
+    for _ in range(TRIES):
+        if _dropped(path):
+            return True
+        time.sleep(0.05)  # pages that another core has just touched stay for a moment
+    return False
+
+
+def _dropped(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)  # what is not written yet cannot be dropped
     try:

@@ -1,7 +1,8 @@
-"""E4: clients at once, our service beside LitServe and BentoML with diffusers, each run as is best here."""
+"""E4: clients at once: our service, LitServe and BentoML with diffusers, each run as was best on 2 cores."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from benchmarks.run import CORES, Run, checkpoint
 
 PART = "peers"
 CHECKPOINT, SIZE, CLIENTS, REQUESTS = "flux-tiny", 128, 8, 16
-MIXED_STEPS = (10, 20, 28)
 THROUGHPUT, P95 = at_least("E4", 2.5), at_most("E4", 0.4)
 OURS, BATCHING = "service", "LitServe + diffusers, batches"
 # Each peer, and how it is run. One worker with all threads was slower on 2 cores (docs/log.md, 2026-11-27).
@@ -23,7 +23,6 @@ PEERS: Mapping[str, tuple[Start, Way]] = {
     BATCHING: (litserve, Way(1, CORES, batch=CLIENTS, spins=False)),
     "BentoML + diffusers": (bentoml, Way(CORES, 1)),
 }
-Bodies = Callable[[Run, int], list[Body]]
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,35 @@ def measure(run: Run) -> Iterator[Entry]:
                 found[name] = Contender(str(way), peer.awake)
             except Exception as error:
                 yield Missing(PART, name, f"{type(error).__name__}: {error}")
-        yield from together(run, found, alike)
-        yield from together(run, {who: found[who] for who in (OURS, BATCHING) if who in found}, mixed)
+        yield from together(run, found, EQUAL)
+        if BATCHING in found:  # the one that mixing matters to
+            yield from together(run, {who: found[who] for who in (OURS, BATCHING)}, MIXED)
 
 
-def alike(run: Run, count: int) -> list[Body]:
-    """Requests that differ in prompt and seed alone."""
-    return [request(run, CHECKPOINT, SIZE) for _ in range(count)]
+@dataclass(frozen=True)
+class Workload:
+    """Requests that differ in prompt, seed and `steps`, which they take in turn."""
+
+    name: str
+    steps: Sequence[int]
+
+    def bodies(self, run: Run, count: int) -> list[Body]:
+        steps = itertools.cycle(self.steps)
+        return [request(run, CHECKPOINT, SIZE, next(steps)) for _ in range(count)]
 
 
-def mixed(run: Run, count: int) -> list[Body]:
-    """Requests of different numbers of steps, in turn."""
-    return [request(run, CHECKPOINT, SIZE, MIXED_STEPS[place % len(MIXED_STEPS)]) for place in range(count)]
+EQUAL, MIXED = Workload("equal steps", (28,)), Workload("mixed steps", (10, 20, 28))
 
 
-def together(run: Run, contenders: Mapping[str, Contender], bodies: Bodies) -> Iterator[Entry]:
-    rounds = turns(run, contenders, bodies)
-    steps = ", ".join(map(str, sorted({body["num_inference_steps"] for body in bodies(run, CLIENTS)})))
-    shared = {"checkpoint": CHECKPOINT, "px": SIZE, "steps": steps, "clients": CLIENTS}
+def together(run: Run, contenders: Mapping[str, Contender], load: Workload) -> Iterator[Entry]:
+    rounds = turns(run, contenders, load)
+    shared = {
+        "workload": load.name,
+        "checkpoint": CHECKPOINT,
+        "px": SIZE,
+        "steps": ", ".join(map(str, load.steps)),
+        "clients": CLIENTS,
+    }
     for who, contender in contenders.items():
         maker = Maker(PART, {**shared, "way": who, "run as": contender.way})
         yield from figures(maker, who, rounds[who])
@@ -69,11 +79,11 @@ def together(run: Run, contenders: Mapping[str, Contender], bodies: Bodies) -> I
             yield from ratios(maker, who, rounds)
 
 
-def turns(run: Run, contenders: Mapping[str, Contender], bodies: Bodies) -> dict[str, list[Sequence[Answer]]]:
+def turns(run: Run, contenders: Mapping[str, Contender], load: Workload) -> dict[str, list[Sequence[Answer]]]:
     """Answers of each round, after one that does not count; every other round goes backwards."""
     order, rounds = list(contenders), {who: list[Sequence[Answer]]() for who in contenders}
     for number in range(run.rounds + 1):
-        asked = bodies(run, REQUESTS if number else CLIENTS)
+        asked = load.bodies(run, REQUESTS if number else CLIENTS)
         for who in order:
             with contenders[who].turn() as door:
                 answers = all_good(closed(door, asked, CLIENTS))
