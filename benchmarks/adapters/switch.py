@@ -209,7 +209,7 @@ WARM, COLD, DISK, *_ = WAYS
 
 
 def forget(path: Path) -> bool:
-    """Has the operating system drop a file from memory, which needs no rights; whether it did, at the last try."""
+    """Has the operating system drop a file from memory, which needs no rights; whether it did."""
     for _ in range(TRIES):
         if _dropped(path):
             return True

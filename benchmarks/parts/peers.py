@@ -17,7 +17,7 @@ PART = "peers"
 CHECKPOINT, SIZE, CLIENTS, REQUESTS = "flux-tiny", 128, 8, 16
 THROUGHPUT, P95 = at_least("E4", 2.5), at_most("E4", 0.4)
 OURS, BATCHING = "service", "LitServe + diffusers, batches"
-# Each peer, and how it is run. One worker with all threads was slower on 2 cores (docs/log.md, 2026-11-27).
+# Each peer, and how it is run. One worker with all threads was slower on 2 cores (docs/log.md).
 PEERS: Mapping[str, tuple[Start, Way]] = {
     "LitServe + diffusers": (litserve, Way(CORES, 1)),
     BATCHING: (litserve, Way(1, CORES, batch=CLIENTS, spins=False)),
