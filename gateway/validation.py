@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from gateway.intake import FILE, FORM
 from gateway.problems import ErrorItem, Problem, shown
 from gateway.schemas import GenerateRequest, LoraChoice
 
@@ -27,7 +28,9 @@ def invalid(items: list[ErrorItem]) -> Problem:
 def _item(entry: Mapping[str, Any]) -> ErrorItem:
     kind, message = entry["type"], entry["msg"]
     model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and entry["loc"] == ("body", FILE):
+        message = f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
+    elif kind == "extra_forbidden":
         message = f"unknown field; fields: {', '.join(model.model_fields)}"
     if kind == "model_type":  # pydantic would name the class
         message = f"not an object such as {json.dumps(EXAMPLES[model])}"

@@ -73,6 +73,10 @@ REFUSED = {
         {"prompt": "mug", "model": "sdxl", "negative_prompt": "a\0"},
         ["negative_prompt", "U+0000"],
     ),
+    "a file in JSON": (
+        {"prompt": "mug", "base_image": "mug.png"},
+        ["base_image: a file", "multipart/form-data", "base_image_url", 'given: "mug.png"'],
+    ),
     "a name in loras": (
         {"prompt": "mug", "loras": ["food"]},
         ["loras.0: not an object", '{"name": "food", "scale": 1.0}', 'given: "food"'],
