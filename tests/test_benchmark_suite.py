@@ -228,6 +228,8 @@ def test_the_report_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
     shown = [line.split("(")[1].rstrip(")") for line in markdown.splitlines() if line.startswith("![")]
     assert len(shown) == 3 and all((tmp_path / file).exists() for file in shown)
     assert "a \\| <b>" in markdown
+    cut_short = [row for row in some_rows() if row.conditions.get("clients") != 8]
+    assert plots.latency_under_load(cut_short) is None
 
 
 def test_what_fails_in_a_part_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
