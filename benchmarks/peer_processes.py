@@ -120,13 +120,13 @@ class Peer:
 
     @contextmanager
     def awake(self) -> Iterator[Door]:
-        self.signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         try:
             yield self.door
         finally:
-            self.signal(signal.SIGSTOP)
+            self.send(signal.SIGSTOP)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """To all its processes: BentoML's workers have sessions of their own."""
         for each in tree(self.running):
             with suppress(psutil.NoSuchProcess):
@@ -141,11 +141,11 @@ def served(
     with process(command, log, environment) as running:
         await_answer(f"http://{LOOPBACK}:{port}{ready}", running, START_SECONDS)
         peer = Peer(Door(f"http://{LOOPBACK}:{port}/predict"), running)
-        peer.signal(signal.SIGSTOP)
+        peer.send(signal.SIGSTOP)
         try:
             yield peer
         finally:
-            peer.signal(signal.SIGCONT)
+            peer.send(signal.SIGCONT)
 
 
 @contextmanager

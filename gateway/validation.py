@@ -26,18 +26,23 @@ def invalid(items: list[ErrorItem]) -> Problem:
 
 
 def _item(entry: Mapping[str, Any]) -> ErrorItem:
-    kind, message = entry["type"], entry["msg"]
-    model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
-    if kind == "extra_forbidden" and entry["loc"] == ("body", FILE):
-        message = f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
-    elif kind == "extra_forbidden":
-        message = f"unknown field; fields: {', '.join(model.model_fields)}"
-    if kind == "model_type":  # pydantic would name the class
-        message = f"not an object such as {json.dumps(EXAMPLES[model])}"
+    kind = entry["type"]
     loc = [part if isinstance(part, int) else str(shown(part)) for part in entry["loc"]]
     # A missing field's input is the whole body: nothing to repeat.
     given = None if kind == "missing" else shown(entry["input"])
-    return ErrorItem(loc=loc, msg=message, type=kind, input=given)
+    return ErrorItem(loc=loc, msg=_message(entry), type=kind, input=given)
+
+
+def _message(entry: Mapping[str, Any]) -> str:
+    """What is wrong: pydantic's words, but for those that name no choices, or a class of ours."""
+    model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
+    if entry["type"] == "model_type":
+        return f"not an object such as {json.dumps(EXAMPLES[model])}"
+    if entry["type"] != "extra_forbidden":
+        return str(entry["msg"])
+    if entry["loc"] == ("body", FILE):
+        return f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
+    return f"unknown field; fields: {', '.join(model.model_fields)}"
 
 
 def _sentence(item: ErrorItem) -> str:

@@ -15,20 +15,13 @@ from benchmarks.peer_processes import served
 from benchmarks.service import tree
 from serving.ports import resolve_port
 
-STOPPED = "T"
 
-
-def state_of(pid: int) -> str:
-    """Of /proc/PID/stat, a letter."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def becomes(pid: int, stopped: bool) -> bool:
+def becomes(process: psutil.Process, stopped: bool) -> bool:
     """Within a second: signals are delivered a little later."""
     ends = time.monotonic() + 1.0
-    while (state_of(pid) == STOPPED) is not stopped and time.monotonic() < ends:
+    while (process.status() == psutil.STATUS_STOPPED) is not stopped and time.monotonic() < ends:
         time.sleep(0.01)
-    return (state_of(pid) == STOPPED) is stopped
+    return (process.status() == psutil.STATUS_STOPPED) is stopped
 
 
 SERVER = """
@@ -42,12 +35,12 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_fore
 def test_a_peer_runs_in_its_turns_only(tmp_path: Path) -> None:
     port = resolve_port(0, "a peer")
     with served([sys.executable, "-c", SERVER, str(port)], port, "/", os.environ, tmp_path / "log") as peer:
-        pids = [process.pid for process in tree(peer.running)]
-        assert len(pids) == 2 and all(becomes(pid, stopped=True) for pid in pids)
+        processes = tree(peer.running)
+        assert len(processes) == 2 and all(becomes(process, stopped=True) for process in processes)
         with peer.awake() as door:
-            assert all(becomes(pid, stopped=False) for pid in pids)
+            assert all(becomes(process, stopped=False) for process in processes)
             with urllib.request.urlopen(door.url.removesuffix("/predict"), timeout=5) as answer:
                 assert answer.status == 200
-        assert all(becomes(pid, stopped=True) for pid in pids)
+        assert all(becomes(process, stopped=True) for process in processes)
     assert peer.running.returncode == -signal.SIGTERM  # it was not stopped when that came
-    assert not any(psutil.pid_exists(pid) and state_of(pid) != "Z" for pid in pids)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from benchmarks.client import Answer, Body, Door, all_good, closed, per_second
 from benchmarks.parts.alone import request
+from benchmarks.parts.load import STEPS
 from benchmarks.peer_processes import Start, Way, bentoml, litserve
 from benchmarks.rows import PER_SECOND, Entry, Maker, Missing, at_least, at_most, percentiles
 from benchmarks.run import CORES, Run, checkpoint
+from families import FLUX
 
 PART = "peers"
 CHECKPOINT, SIZE, CLIENTS, REQUESTS = "flux-tiny", 128, 8, 16
@@ -60,7 +62,8 @@ class Workload:
         return [request(run, CHECKPOINT, SIZE, next(steps)) for _ in range(count)]
 
 
-EQUAL, MIXED = Workload("equal steps", (28,)), Workload("mixed steps", (10, 20, 28))
+EQUAL = Workload("equal steps", (int(FLUX.num_inference_steps.default),))
+MIXED = Workload("mixed steps", STEPS)
 
 
 def together(run: Run, contenders: Mapping[str, Contender], load: Workload) -> Iterator[Entry]:
