@@ -19,6 +19,7 @@ from serving import EmbeddedTriton, ServingError
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+KILLED_SECONDS = 5.0  # until killed children are gone; longer only where init does not reap them
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
         with suppress(psutil.NoSuchProcess):
             child.kill()
     running.wait()
+    psutil.wait_procs(children, KILLED_SECONDS)
 
 
 def tree(running: subprocess.Popen[bytes]) -> list[psutil.Process]:
