@@ -71,18 +71,18 @@ class Sample(ABC):
     def running(self) -> bool:
         return self.error is None and self.step < len(self.timesteps)
 
-    def advance(self, prediction: Tensor) -> None:
+    def advance(self, prediction: Tensor, finite: bool = False) -> None:
         """One step with the engine's `prediction` [rows, ...], and those that the cache then forecasts.
 
-        Sets `error` if that fails, as it does when the prediction is not finite.
+        Sets `error` if that fails, as it does when the prediction is not finite; `finite`: it is known to be.
         """
         try:
-            self._advance(prediction)
+            self._advance(prediction, finite)
         except Exception as error:  # it is this sample's own: the others of its call go on
             self.error = error
 
-    def _advance(self, prediction: Tensor) -> None:
-        if not torch.isfinite(prediction).all():
+    def _advance(self, prediction: Tensor, finite: bool) -> None:
+        if not finite and not torch.isfinite(prediction).all():
             raise BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
         guided = self.guided(prediction)
         self.calls += 1
@@ -125,9 +125,10 @@ class Group:
         wanted = next(iter(inputs.values())).shape
         if prediction.shape != wanted:
             raise EngineError(f"the engine answered {tuple(prediction.shape)}, expected {tuple(wanted)}")
+        finite = bool(torch.isfinite(prediction).all())  # one look for all: each costs 0.15 ms
         parts = torch.split(prediction, [sample.rows for sample in self.samples])
         for sample, part in zip(self.samples, parts, strict=True):
-            sample.advance(part)
+            sample.advance(part, finite)
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

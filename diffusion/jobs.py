@@ -38,7 +38,8 @@ class Progress:
     eta_seconds: float | None
 
 
-def _stays() -> bool:
+def stays() -> bool:
+    """The `left` of a client that says so itself."""
     return False
 
 
@@ -56,7 +57,7 @@ class Job:
     key: str = ""
     priority: Priority = Priority.INTERACTIVE
     deadline: float = math.inf
-    left: Callable[[], bool] = _stays
+    left: Callable[[], bool] = stays
     cancelled: bool = False
     submitted: float = field(default=0.0, init=False)
     admitted: float | None = field(default=None, init=False)

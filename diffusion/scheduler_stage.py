@@ -17,7 +17,7 @@ import torch
 from diffusion.adapters.packs import Pack
 from diffusion.denoise import Sample
 from diffusion.errors import Stopping
-from diffusion.jobs import Job, Priority
+from diffusion.jobs import Job, Priority, stays
 from diffusion.latents import BaseImage
 from diffusion.preview import Preview
 from diffusion.settings import Settings, check_rows
@@ -38,7 +38,7 @@ from diffusion.triton_adapter import (
 )
 from diffusion.triton_metrics import Counters
 from families import FamilySpec, InvalidRequest
-from families.control import CANCEL, PREVIEW, PRIORITIES, PRIORITY_CLASS, PROGRESS, WATCH
+from families.control import CANCEL, PREVIEW, PRIORITIES, PRIORITY_CLASS, PROGRESS, SENDS_CANCEL, WATCH
 from families.lora import OPTIONAL_PACKS
 
 TELL_SECONDS = 1.0
@@ -135,7 +135,7 @@ class SchedulerStage(Stage):
             key=request.id,
             priority=priority,
             deadline=self.batcher.clock() + seconds if seconds else math.inf,
-            left=self.asking.of(request.cancelled),
+            left=stays if request.parameter(SENDS_CANCEL, "") else self.asking.of(request.cancelled),
         )
 
     def _step(self) -> None:

@@ -15,3 +15,4 @@ PROGRESS = TensorSpec(
 PREVIEW = TensorSpec("preview", "UINT8", ("latent_height", "latent_width", 3), "RGB, a pixel per latent")
 PRIORITY_CLASS = "priority_class"  # a request's parameter: one of
 PRIORITIES = ("interactive", "batch")  # the first unless told
+SENDS_CANCEL = "sends_cancel"  # a request's parameter: "1" if its client, should it leave, sends `cancel`

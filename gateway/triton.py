@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from families.control import PRIORITY_CLASS
+from families.control import PRIORITY_CLASS, SENDS_CANCEL
 from gateway.control import Control, Progress
 from gateway.faults import fault_of
 from gateway.limits import Limits
@@ -90,7 +90,7 @@ class TritonClient:
         Those that Triton has not answered are in `unanswered`.
         """
         name, inputs, keys = sample.order.ensemble, sample.inputs(), iter((key, f"{key}.again"))
-        parameters = {PRIORITY_CLASS: sample.priority}
+        parameters = {PRIORITY_CLASS: sample.priority, SENDS_CANCEL: "1"}
 
         async def infer(timeout: float) -> Any:
             unanswered.append(tried := next(keys))

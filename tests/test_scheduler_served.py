@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.inputs import requests
 from families import FLUX
-from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, WATCH
+from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, SENDS_CANCEL, WATCH
 from gateway.app import create_app
 from gateway.samples import input_tensor
 from gateway.server import background
@@ -177,13 +177,16 @@ def scheduler_inputs(steps: int) -> list[InferInput]:
     return inputs
 
 
-def test_a_direct_call_that_is_cancelled_over_grpc_frees_the_place(server: EmbeddedTriton) -> None:
+@pytest.mark.parametrize("told", ["", "1"], ids=["noticed", "told"])
+def test_a_direct_call_that_is_cancelled_frees_the_place(server: EmbeddedTriton, told: str) -> None:
     async def test(client: Client) -> None:
-        before, inputs = client.counts(), scheduler_inputs(LONG)
-        drawing = asyncio.create_task(client.grpc.infer("flux_scheduler", inputs, request_id="direct"))
-        await client.until("direct", 3)
+        before, options = client.counts(), {"request_id": "d" + told, "parameters": {SENDS_CANCEL: told}}
+        drawing = asyncio.create_task(client.grpc.infer("flux_scheduler", scheduler_inputs(LONG), **options))
+        await client.until("d" + told, 3)
         drawing.cancel()
         assert await ended(drawing) == "left"
+        await asyncio.sleep(0.1)  # some steps: who says that it sends `cancel` runs until it does
+        assert (await client.told(CANCEL, "d" + told))["state"] == ("cancelled" if told else "unknown")
         assert await client.has_grown(before, started=1, cancelled=1)
 
     run(server, test)
