@@ -50,7 +50,7 @@ def model_config(layout: Layout, component: ComponentSpec) -> str:
     if layout.target.engine == TENSORRT:
         return _plan_config(layout, component)
     config = component_config(layout.family, layout.spec(component)) + f'backend: "{layout.target.engine}"\n'
-    return config + parameters(SPINNING) if component.denoiser else config
+    return config + (parameters(SPINNING) if component.denoiser else BATCHING + "\n")
 
 
 def _plan_config(layout: Layout, component: ComponentSpec) -> str:
