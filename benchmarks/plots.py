@@ -108,8 +108,10 @@ def growth(rows: Sequence[Row]) -> Figure | None:
 
 
 def us_against_peers(rows: Sequence[Row]) -> Figure | None:
-    """Of `alone` the times of a picture, of `peers` throughput and p95 under 8 clients."""
-    alone = having(rows, "alone", checkpoint="flux-tiny", px=128)
+    """Of `alone` and `compiled` the times of a picture, of `peers` throughput and p95 under 8 clients."""
+    alone = [
+        row for part in ("compiled", "alone") for row in having(rows, part, checkpoint="flux-tiny", px=128)
+    ]
     times = {str(row.conditions["way"]): row for row in alone if row.unit == "ms"}
     peers = having(rows, "peers", workload="equal steps")
     throughput = {str(row.conditions["way"]): row for row in peers if row.unit == "pictures/s"}

@@ -25,7 +25,7 @@ from export.errors import ExportError
 from export.layout import Layout, Structure
 from export.profile import changed
 from export.targets import TARGETS
-from export.triton_config import SPINNING, model_config
+from export.triton_config import BATCHING, SPINNING, model_config
 from families import FAMILIES
 from families.published import FLUX_1_DEV, SDXL_BASE
 from families.triton import MODEL_REPOSITORY, parameters
@@ -219,7 +219,8 @@ def test_configs_for_the_cpu_are_the_committed_ones_and_the_backend(name: str, t
     for component in layout.family.components:
         path = Path(layout.family.model_name(component)) / "config.pbtxt"
         committed = (MODEL_REPOSITORY / path).read_text()
-        wanted = committed + 'backend: "onnxruntime"\n' + (parameters(SPINNING) if component.denoiser else "")
+        own = parameters(SPINNING) if component.denoiser else BATCHING + "\n"
+        wanted = committed + 'backend: "onnxruntime"\n' + own
         assert (tmp_path / "models" / path).read_text() == wanted
     assert not any("FORCE_CPU_ONLY_INPUT_TENSORS" in config.parameters for config in configs.values())
     assert optional_packs(configs, layout) == "1"

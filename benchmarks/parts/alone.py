@@ -11,16 +11,14 @@ import numpy as np
 
 from benchmarks.client import all_good, closed
 from benchmarks.peer_processes import Drawn, Stock, Way, pixels_of, stock
-from benchmarks.rows import MILLISECONDS, Entry, Goal, Maker, Missing, at_least, at_most
+from benchmarks.rows import MILLISECONDS, Entry, Goal, Maker, at_least, at_most
 from benchmarks.run import CHECKPOINTS, CORES, Run, checkpoint
-from benchmarks.tools.errors import ToolError
 
 PART = "alone"
 E1: Mapping[int, Goal] = {128: at_least("E1", 2.0), 256: at_least("E1", 1.5)}
 EQUAL = at_most("E1", 1.0)
-EAGER, COMPILE = "diffusers eager", "diffusers + torch.compile"
-COMPILED = ("flux-tiny", 128)  # what torch.compile is shown on; it takes a minute or more of two cores
-WAYS = (Way(1, CORES), Way(1, CORES, spins=False))
+EAGER = "diffusers eager"
+WAY = Way(1, CORES)  # OpenMP's own way to wait: the other one was as often the faster (docs/benchmarks.md)
 
 
 @dataclass(frozen=True)
@@ -41,24 +39,14 @@ class Turn:
 
 
 def measure(run: Run) -> Iterator[Entry]:
-    way = best(run, CHECKPOINTS[0])
     for name in CHECKPOINTS:
-        with _stock(run, name, "eager", way) as draw:
+        with beside(run, name, "eager", WAY) as draw:
             for size, goal in E1.items():
-                yield from of_size(run, name, size, Rival(EAGER, way, draw), goal)
-    yield from compiled(run, *COMPILED)
+                yield from of_size(run, PART, name, size, Rival(EAGER, WAY, draw), goal)
 
 
-def best(run: Run, name: str) -> Way:
-    """Of stock diffusers' ways to wait, the faster one here."""
-    taken, body = {}, request(run, name, 128, 4)
-    for way in WAYS:
-        with _stock(run, name, "eager", way) as draw:
-            taken[way] = min(draw(body).seconds for _ in range(3))
-    return min(taken, key=taken.__getitem__)
-
-
-def _stock(run: Run, name: str, mode: str, way: Way) -> AbstractContextManager[Stock]:
+def beside(run: Run, name: str, mode: str, way: Way) -> AbstractContextManager[Stock]:
+    """Stock diffusers with the same weights, in a process of its own."""
     return stock(checkpoint(name).folder, mode, way, run.work / f"stock-{name}-{mode}.log")
 
 
@@ -74,10 +62,12 @@ def request(run: Run, name: str, size: int, steps: int | None = None) -> dict[st
     }
 
 
-def of_size(run: Run, name: str, size: int, rival: Rival, goal: Goal | None) -> Iterator[Entry]:
+def of_size(
+    run: Run, part: str, name: str, size: int, rival: Rival, goal: Goal | None = None
+) -> Iterator[Entry]:
     turns = [turn(run, name, size, rival, bool(number % 2)) for number in range(run.rounds + 1)][1:]
     steps = int(checkpoint(name).family.num_inference_steps.default)
-    maker = Maker(PART, {"checkpoint": name, "px": size, "steps": steps, "clients": 1, "threads": CORES})
+    maker = Maker(part, {"checkpoint": name, "px": size, "steps": steps, "clients": 1, "threads": CORES})
     theirs = maker.also(way=rival.name, **{"run as": str(rival.way)})
     floor = run.floor_ms(name, size, steps)
     for who, of in (("service", maker.also(way="service")), (rival.name, theirs)):
@@ -103,13 +93,3 @@ def ours(run: Run, name: str, body: Mapping[str, Any]) -> Drawn:
     """Through REST: the answer and the PNG that it names."""
     (answer,) = all_good(closed(run.door, [{**body, "model": checkpoint(name).family.name}], 1))
     return Drawn(pixels_of(answer.content), answer.ended - answer.began)
-
-
-def compiled(run: Run, name: str, size: int) -> Iterator[Entry]:
-    way = Way(1, CORES, spins=False)
-    try:
-        with _stock(run, name, "compile", way) as draw:
-            draw(request(run, name, size, 2))  # compiles
-            yield from of_size(run, name, size, Rival(COMPILE, way, draw), None)
-    except ToolError as error:
-        yield Missing(PART, COMPILE, f"{error}: no C++ compiler, perhaps; see its log")
