@@ -4,13 +4,19 @@ import argparse
 import json
 import logging
 import signal
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from gateway.app import create_app
 from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
 from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
-from gateway.settings import SettingsError, described, load
+from gateway.settings import Settings, SettingsError, described, load
+from gateway.triton import CHANNEL_ARGS
 from serving import EmbeddedTriton, ServingError
 from serving.launch import Options
 
@@ -46,14 +52,35 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def serve(host: str, port: int, triton_url: str | None) -> None:
-    """Serves until Ctrl-C."""
-    settings = load(triton_url)
-    with listen(host, port) as listener:
-        url, body = url_of(listener), json.dumps({"prompt": EXAMPLE_PROMPT})
-        show(f"gateway: {url}  (documentation: {url}/docs, Triton: {settings.triton_url})")
-        show(f"try: curl -s {url}/generate-image -H 'Content-Type: application/json' -d '{body}'")
-        uvicorn_server(create_app(settings), settings).run(sockets=[listener])
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves until Ctrl-C. Settings and the address are tried first: Triton takes a while to load."""
+    settings = load(arguments.triton)
+    with listen(arguments.host, arguments.port) as listener:
+        if not arguments.embedded:
+            warn_if_away(settings)
+            return run(listener, settings)
+        ports = Options(arguments.triton_port, arguments.metrics_port)
+        with EmbeddedTriton(arguments.embedded, LOG_FOLDER, ports, show) as triton:
+            show(f"metrics: {triton.metrics_url}")
+            run(listener, load(triton.grpc_url))
+
+
+def warn_if_away(settings: Settings) -> None:
+    """A gateway may start before its Triton does, but its address may be wrong too."""
+    with (
+        InferenceServerClient(settings.triton_url, channel_args=CHANNEL_ARGS) as client,
+        suppress(InferenceServerException),
+    ):
+        if client.is_server_live(client_timeout=settings.probe_seconds):
+            return
+    show(f"warning: no Triton answers at {settings.triton_url}; GET /readyz tells when one does")
+
+
+def run(listener: socket.socket, settings: Settings) -> None:
+    url, body = url_of(listener), json.dumps({"prompt": EXAMPLE_PROMPT})
+    show(f"gateway: {url}  (documentation: {url}/docs, Triton: {settings.triton_url})")
+    show(f"try: curl -s {url}/generate-image -H 'Content-Type: application/json' -d '{body}'")
+    uvicorn_server(create_app(settings), settings).run(sockets=[listener])
 
 
 def main() -> int:
@@ -62,13 +89,7 @@ def main() -> int:
     # As Ctrl-C does, so that Triton is stopped too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if arguments.embedded:
-            ports = Options(arguments.triton_port, arguments.metrics_port)
-            with EmbeddedTriton(arguments.embedded, LOG_FOLDER, ports, show) as triton:
-                show(f"metrics: {triton.metrics_url}")
-                serve(arguments.host, arguments.port, triton.grpc_url)
-        else:
-            serve(arguments.host, arguments.port, arguments.triton)
+        serve(arguments)
     except KeyboardInterrupt:
         return 0
     except (ServerError, ServingError, SettingsError, OSError) as error:

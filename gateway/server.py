@@ -1,5 +1,6 @@
 """Runs the app under uvicorn: in the foreground, or in a thread for as long as a block lasts."""
 
+import errno
 import socket
 import threading
 import time
@@ -29,7 +30,9 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise ServerError(f"cannot listen on {host}:{port}: {reason}") from error
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        hint = "; name another --port, or 0 for a free one" if taken else ""
+        raise ServerError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
     listener.listen()
     return listener
 

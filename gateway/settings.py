@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, HttpUrl, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -69,7 +69,10 @@ def load(triton_url: str | None) -> Settings:
     try:
         return Settings(triton_url=triton_url) if triton_url else Settings()
     except ValidationError as error:
-        faults = [
-            f"{fault['loc'][0]}: {fault['msg']} (given: {fault['input']!r})" for fault in error.errors()
-        ]
-        raise SettingsError("; ".join(faults)) from None
+        raise SettingsError("; ".join(map(_fault, error.errors()))) from None
+
+
+def _fault(found: Any) -> str:
+    name = found["loc"][0]
+    wanted = Settings.model_fields[name].description
+    return f"{name}: {found['msg']} (given: {found['input']!r}; wanted: {wanted})"

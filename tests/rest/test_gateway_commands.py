@@ -81,7 +81,7 @@ def test_the_gateway_starts_and_stops_its_own_triton(
     ("arguments", "fault"),
     [
         (["--embedded", "nowhere", "--triton-port", "0"], "nowhere"),
-        (["--triton", "http://127.0.0.1:8001"], "triton_url: String should match"),
+        (["--triton", "http://127.0.0.1:8001"], "wanted: HOST:PORT of Triton's gRPC"),
         (["--port", "99999"], "99999"),
     ],
 )
@@ -101,9 +101,20 @@ def test_the_help_tells_each_setting_and_its_default(tmp_path: Path) -> None:
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = run(tmp_path, "-m", "gateway", "--port", port)
+        ended = run(tmp_path, "-m", "gateway", "--port", port, "--embedded", "nowhere")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"127.0.0.1:{port}" in ended.stderr and "in use" in ended.stderr
+    assert f"127.0.0.1:{port}" in ended.stderr and "in use; name another --port" in ended.stderr
+
+
+def test_a_triton_that_does_not_answer_is_named_at_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "--port", "0", "--triton", address],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert next(iter(process.stdout or [])).startswith(f"warning: no Triton answers at {address};")
+        process.kill()
 
 
 def test_the_demo_draws_a_picture_and_one_that_starts_from_it(repository: Path, tmp_path: Path) -> None:
