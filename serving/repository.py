@@ -21,7 +21,10 @@ def open_repository(repository: Path, report: Callable[[str], None]) -> Manifest
     `report` gets a line for each package that has another version than at export.
     """
     if not repository.is_dir():
-        raise ServingError(f"repository {repository} does not exist: build it with `python -m export`")
+        raise ServingError(
+            f"repository {repository} does not exist: `make repositories` exports the tiny checkpoints, "
+            "`python -m export` any"
+        )
     try:
         manifest = read(repository)
         if runs_plans(manifest):
