@@ -36,7 +36,7 @@ demo: repositories ## start all, draw out/demo.png and from it out/demo-image-to
 serve: repositories ## Triton and the gateway in the foreground, until Ctrl-C
 	$(PYTHON) -m gateway --embedded $(REPOSITORIES)
 
-test: setup ## run the tests, two at a time
+test: repositories ## run the tests, two at a time
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup ## run the tests that take minutes

@@ -134,6 +134,7 @@ def test_parts_are_as_many_as_threads_where_rows_come_out_nearly_even() -> None:
     assert [end - start for start, end in shares(7, 3)] == [2, 2, 3]
 
 
+@pytest.mark.slow  # it exports the denoiser once more
 def test_large_weights_lie_in_one_file_for_both_graphs(
     lora_denoiser: Case, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapted: Arrays
 ) -> None:
