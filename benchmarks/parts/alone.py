@@ -18,7 +18,7 @@ PART = "alone"
 E1: Mapping[int, Goal] = {128: at_least("E1", 2.0), 256: at_least("E1", 1.5)}
 EQUAL = at_most("E1", 1.0)
 EAGER = "diffusers eager"
-WAY = Way(1, CORES)  # OpenMP's own way to wait: the other one was as often the faster (docs/benchmarks.md)
+WAY = Way(1, CORES)  # OpenMP's own way to wait; the other won one of three tries
 
 
 @dataclass(frozen=True)
