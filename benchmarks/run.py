@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,13 +31,24 @@ PROMPT = "a red mug on a blue gradient background"
 PEAK_SIZE, PEAK_ROUNDS = 768, 60  # short, so that some fall between what neighbours do
 
 
+class NoTime(Exception):
+    """The run's time is over."""
+
+    def __init__(self) -> None:
+        super().__init__("no time was left; --minutes gives more")
+
+
 @dataclass(frozen=True)
 class Run:
-    """`output` gets what is kept, `work` what is not; `rounds` is how often a figure is measured."""
+    """`output` gets what is kept, `work` what is not; `rounds` is how often a figure is measured.
+
+    It ends at `until`, of time.monotonic.
+    """
 
     output: Path
     work: Path
     rounds: int
+    until: float
     stack: ExitStack
     takes: Iterator[int] = field(default_factory=itertools.count)
 
@@ -45,6 +57,11 @@ class Run:
         """With both tiny checkpoints; started when first wanted, ended with the run."""
         repositories = [repository(name) for name in CHECKPOINTS]
         return self.stack.enter_context(serving(repositories, self.work / "service"))
+
+    def check_time(self) -> None:
+        """NoTime if it is over. Asked before anything is measured: what has begun is measured to its end."""
+        if time.monotonic() > self.until:
+            raise NoTime
 
     @property
     def door(self) -> Door:
@@ -125,7 +142,7 @@ def engine(name: str, family: FamilySpec, component: ComponentSpec) -> OnnxEngin
 
 
 @contextmanager
-def running(output: Path, work: Path, rounds: int) -> Iterator[Run]:
+def running(output: Path, work: Path, rounds: int, until: float) -> Iterator[Run]:
     output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        yield Run(output, work, rounds, stack)
+        yield Run(output, work, rounds, until, stack)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ import numpy as np
 import pytest
 
 from benchmarks import perf_inputs, plots, report
-from benchmarks.__main__ import NO_TIME, PARTS, attempted, durations, main
+from benchmarks.__main__ import PARTS, durations, main
 from benchmarks.adapters.turns import Spread
 from benchmarks.client import Door, all_good, closed, kept_open, open_loop, per_second
 from benchmarks.parts import http_tool, overhead, perf_analyzer
 from benchmarks.rows import Maker, Missing, Row, at_least, at_most
-from benchmarks.run import Run, checkpoint, request_flops
+from benchmarks.run import checkpoint, request_flops
 from benchmarks.service import Spent, change
 from benchmarks.tools import perf_analyzer as tool
 from benchmarks.tools.errors import ToolError
@@ -230,25 +229,6 @@ def test_the_report_is_whole_and_needs_no_other_file(tmp_path: Path) -> None:
     assert "a \\| <b>" in markdown
     cut_short = [row for row in some_rows() if row.conditions.get("clients") != 8]
     assert plots.latency_under_load(cut_short) is None
-
-
-def test_what_fails_in_a_part_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks(run: Run) -> Iterator[Row]:
-        yield Maker("cache").row("first", "ms", [1.0])
-        raise ValueError("no such\nthing")
-
-    monkeypatch.setattr("benchmarks.__main__.PARTS", {"cache": breaks})
-    found = list(attempted("cache", None, math.inf))  # type: ignore[arg-type]
-    assert isinstance(found[0], Row)
-    assert found[1] == Missing("cache", "the rest of it", "ValueError: no such thing", failed=True)
-    late = list(attempted("cache", None, -math.inf))  # type: ignore[arg-type]
-    assert late == [found[0], Missing("cache", "the rest of it", NO_TIME)]
-
-
-def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["latency"])
-    assert "unknown part 'latency'; choices: limits, alone," in capsys.readouterr().err
 
 
 def test_a_file_that_was_not_pinned_is_refused(tmp_path: Path) -> None:

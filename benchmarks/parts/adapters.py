@@ -23,6 +23,7 @@ def measure(run: Run) -> Iterator[Entry]:
     with tempfile.TemporaryDirectory() as folder:
         for found in short(Path(folder), run.rounds):
             yield from entries(found, run.rounds)
+            run.check_time()
 
 
 def short(folder: Path, rounds: int) -> Iterator[turns.Row]:

@@ -65,6 +65,7 @@ def request(run: Run, name: str, size: int, steps: int | None = None) -> dict[st
 def of_size(
     run: Run, part: str, name: str, size: int, rival: Rival, goal: Goal | None = None
 ) -> Iterator[Entry]:
+    run.check_time()
     turns = [turn(run, name, size, rival, bool(number % 2)) for number in range(run.rounds + 1)][1:]
     steps = int(checkpoint(name).family.num_inference_steps.default)
     maker = Maker(part, {"checkpoint": name, "px": size, "steps": steps, "clients": 1, "threads": CORES})

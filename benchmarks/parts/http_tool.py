@@ -23,6 +23,7 @@ def measure(run: Run) -> Iterator[Entry]:
     try:
         program = environment("locust", REQUIREMENTS) / "bin" / "locust"
         for users in USERS:
+            run.check_time()
             yield from rows(asked(run, program, users), users)
     except ToolError as error:
         yield Missing(PART, "everything", str(error))

@@ -65,6 +65,7 @@ def measure(run: Run) -> Iterator[Entry]:
     yield from against_fifo(run, tiny, REQUESTS)
     compute = Workload("compute-bound", run.door, 512, (1, 2, 3), INDUSTRIES, at_least("E3", 0.98), None)
     yield from against_fifo(run, compute, MOST)
+    run.check_time()
     with twin.served(run) as service:
         door = Door(f"{service.url}/generate-image", follows=True)
         bound = Workload("overhead-bound twin", door, 128, STEPS, (None,), at_least("E3", 1.7))
@@ -73,6 +74,7 @@ def measure(run: Run) -> Iterator[Entry]:
 
 def levels(run: Run, load: Workload) -> Iterator[Entry]:
     """Closed loops of each number of clients in turns, then open loops."""
+    run.check_time()
     rounds: dict[int, list[list[Answer]]] = {clients: [] for clients in CLIENTS}
     all_good(closed(load.door, load.bodies(run, MOST), MOST))
     for number in range(run.rounds):
@@ -109,6 +111,7 @@ def milliseconds(answers: Sequence[Answer]) -> list[float]:
 
 def against_fifo(run: Run, load: Workload, requests: int) -> Iterator[Entry]:
     """The same requests of 8 clients who start one after another: together, and one at a time; in turns."""
+    run.check_time()
     ways = {"together": MOST, "one at a time": 1}
     rounds = {way: list[Sequence[Answer]]() for way in ways}
     same = list[float]()

@@ -40,6 +40,7 @@ def measure(run: Run) -> Iterator[Entry]:
     yield from gateway(run)
     yield from png(run, loop)
     for size in STAGE_SIZES:
+        run.check_time()
         yield from stages(run, size)
 
 

@@ -67,6 +67,7 @@ MIXED = Workload("mixed steps", STEPS)
 
 
 def together(run: Run, contenders: Mapping[str, Contender], load: Workload) -> Iterator[Entry]:
+    run.check_time()
     rounds = turns(run, contenders, load)
     shared = {
         "workload": load.name,

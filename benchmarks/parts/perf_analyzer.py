@@ -46,6 +46,7 @@ def of_model(run: Run, tool: PerfAnalyzer, name: str, model: str, data: Iterator
     folder = run.output / PART
     folder.mkdir(parents=True, exist_ok=True)
     for concurrency in CONCURRENCY:
+        run.check_time()
         file, export = (run.work / f"{model}-{concurrency}-{what}.json" for what in ("in", "out"))
         file.write_text(json.dumps({"data": list(islice(data, count(concurrency)))}))
         csv = folder / f"{model}-{concurrency}.csv"

@@ -28,6 +28,7 @@ def measure(run: Run) -> Iterator[Entry]:
 
 def by(run: Run, name: str, what: str, points: list[dict[str, int]]) -> Iterator[Entry]:
     """A row for each point, measured in turns through REST."""
+    run.check_time()
     family = checkpoint(name).family.name
 
     def ask(point: dict[str, int]) -> None:
