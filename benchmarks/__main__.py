@@ -45,6 +45,7 @@ MODULES = (
 )  # fmt: skip
 PARTS: Mapping[str, Part] = {module.PART: module.measure for module in MODULES}
 ROUNDS, MINUTES = 5, 12.0
+EVERYTHING, REST = "everything", "the rest of it"
 
 
 def measured(run: Run, names: list[str], took: dict[str, float]) -> Iterator[Entry]:
@@ -56,8 +57,10 @@ def measured(run: Run, names: list[str], took: dict[str, float]) -> Iterator[Ent
         print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
         began = time.monotonic()
         yield from attempted(name, run)
-        took[name] = time.monotonic() - began
-        print(f"{took[name]:.0f} s", file=sys.stderr, flush=True)
+        seconds = time.monotonic() - began
+        if seconds > 0.5:  # it was begun
+            took[name] = seconds
+        print(f"{seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def attempted(name: str, run: Run) -> Iterator[Entry]:
@@ -69,11 +72,11 @@ def attempted(name: str, run: Run) -> Iterator[Entry]:
             some = True
             yield entry
     except NoTime as error:
-        yield Missing(name, "the rest of it" if some else "everything", str(error))
+        yield Missing(name, REST if some else EVERYTHING, str(error))
     except Exception as error:
         traceback.print_exc()
-        said = " ".join(str(error).split())
-        yield Missing(name, "the rest of it", f"{type(error).__name__}: {said[:300]}", failed=True)
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield Missing(name, REST if some else EVERYTHING, said, failed=True)
 
 
 def durations(took: Mapping[str, float]) -> dict[str, str]:

@@ -109,10 +109,10 @@ def growth(rows: Sequence[Row]) -> Figure | None:
 
 def us_against_peers(rows: Sequence[Row]) -> Figure | None:
     """Of `alone` and `compiled` the times of a picture, of `peers` throughput and p95 under 8 clients."""
-    alone = [
+    one = [
         row for part in ("compiled", "alone") for row in having(rows, part, checkpoint="flux-tiny", px=128)
     ]
-    times = {str(row.conditions["way"]): row for row in alone if row.unit == "ms"}
+    times = {str(row.conditions["way"]): row for row in one if row.unit == "ms"}  # of both, ours in `alone`
     peers = having(rows, "peers", workload="equal steps")
     throughput = {str(row.conditions["way"]): row for row in peers if row.unit == "pictures/s"}
     late = {str(row.conditions["way"]): row for row in peers if row.name.startswith("latency p95,")}

@@ -42,7 +42,7 @@ class NoTime(Exception):
 class Run:
     """`output` gets what is kept, `work` what is not; `rounds` is how often a figure is measured.
 
-    It ends at `until`, of time.monotonic.
+    Nothing is begun after `until`, of time.monotonic.
     """
 
     output: Path
@@ -59,7 +59,7 @@ class Run:
         return self.stack.enter_context(serving(repositories, self.work / "service"))
 
     def check_time(self) -> None:
-        """NoTime if it is over. Asked before anything is measured: what has begun is measured to its end."""
+        """NoTime if it is over. Asked before what takes long: what has begun is measured to its end."""
         if time.monotonic() > self.until:
             raise NoTime
 

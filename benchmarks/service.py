@@ -135,7 +135,7 @@ def tree(running: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _announced(running: subprocess.Popen[bytes], log: Path) -> str:
-    """The address in the gateway's first line."""
+    """The address that the gateway prints."""
     ended = time.monotonic() + START_SECONDS
     while time.monotonic() < ended and running.poll() is None:
         lines = log.read_text().splitlines()

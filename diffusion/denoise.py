@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -71,10 +72,10 @@ class Sample(ABC):
     def running(self) -> bool:
         return self.error is None and self.step < len(self.timesteps)
 
-    def advance(self, prediction: Tensor, finite: bool = False) -> None:
+    def advance(self, prediction: Tensor, finite: bool) -> None:
         """One step with the engine's `prediction` [rows, ...], and those that the cache then forecasts.
 
-        Sets `error` if that fails, as it does when the prediction is not finite; `finite`: it is known to be.
+        Sets `error` if that fails, as it does when the prediction is not `finite`.
         """
         try:
             self._advance(prediction, finite)
@@ -82,7 +83,7 @@ class Sample(ABC):
             self.error = error
 
     def _advance(self, prediction: Tensor, finite: bool) -> None:
-        if not finite and not torch.isfinite(prediction).all():
+        if not finite:
             raise BadPrediction(f"the engine's prediction is not finite at step {self.step + 1}")
         guided = self.guided(prediction)
         self.calls += 1
@@ -125,10 +126,10 @@ class Group:
         wanted = next(iter(inputs.values())).shape
         if prediction.shape != wanted:
             raise EngineError(f"the engine answered {tuple(prediction.shape)}, expected {tuple(wanted)}")
-        finite = bool(torch.isfinite(prediction).all())  # one look for all: each costs 0.15 ms
+        finite = iter(torch.isfinite(prediction).flatten(1).all(1).tolist())  # one look for all rows
         parts = torch.split(prediction, [sample.rows for sample in self.samples])
         for sample, part in zip(self.samples, parts, strict=True):
-            sample.advance(part, finite)
+            sample.advance(part, all(list(islice(finite, sample.rows))))
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

@@ -110,7 +110,7 @@ def scheduler_for(
     template: FlowMatchEulerDiscreteScheduler, num_inference_steps: int, image_tokens: int
 ) -> FlowMatchEulerDiscreteScheduler:
     """A scheduler for one picture, set as FluxPipeline does: sigmas shifted by the number of tokens."""
-    scheduler = copy.deepcopy(template)  # from_config takes 0.5 ms, 2.5 beside a busy thread
+    scheduler = copy.deepcopy(template)  # from_config holds the interpreter for long
     sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
     scheduler.set_timesteps(sigmas=sigmas, mu=_shift(scheduler, image_tokens))
     return scheduler

@@ -135,8 +135,18 @@ class SchedulerStage(Stage):
             key=request.id,
             priority=priority,
             deadline=self.batcher.clock() + seconds if seconds else math.inf,
-            left=stays if request.parameter(SENDS_CANCEL, "") else self.asking.of(request.cancelled),
+            left=self._left(request),
         )
+
+    def _left(self, request: Request) -> Callable[[], bool]:
+        """Tells whether the client is gone; InvalidRequest if it says wrongly that it will tell itself."""
+        if not (said := request.parameter(SENDS_CANCEL, "")):
+            return self.asking.of(request.cancelled)
+        if said != "1":
+            raise InvalidRequest(f"{SENDS_CANCEL} is {said!r}; choices: '1', or left out")
+        if not request.id:
+            raise InvalidRequest(f"{SENDS_CANCEL} is '1', but the request has no id that could be cancelled")
+        return stays
 
     def _step(self) -> None:
         while self.batcher.wait():

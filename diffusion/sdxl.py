@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,7 +50,7 @@ class SdxlPicture:
         """A sample before its first step, with a scheduler of its own."""
         latent_size = SDXL.latent_size(settings.height, settings.width)
         start, random = start_and_noise(settings.seed, image, self.channels, latent_size)
-        scheduler = copy.deepcopy(self._unstepped[settings.scheduler])
+        scheduler = self._scheduler(settings.scheduler)
         scheduler.set_timesteps(settings.num_inference_steps)
         begin = first_step(settings)
         timesteps = scheduler.timesteps[begin * scheduler.order :]
@@ -62,10 +62,15 @@ class SdxlPicture:
         latents = latents.to(text.prompt_embeds.device)  # they stay where the engine is
         return SdxlSample(scheduler, timesteps, latents, text, negative, settings, adapters)
 
+    def _scheduler(self, name: str) -> Any:
+        """Of diffusers' class `name`. A copy, since making one holds the interpreter for long."""
+        if name not in self._unstepped:
+            self._unstepped[name] = getattr(diffusers, name).from_config(self.scheduler.config)
+        return copy.deepcopy(self._unstepped[name])
+
     @cached_property
-    def _unstepped(self) -> Mapping[str, Any]:
-        """Of each class that a request may name: making one takes milliseconds, copying it less."""
-        return {name: getattr(diffusers, name).from_config(self.scheduler.config) for name in SDXL.schedulers}
+    def _unstepped(self) -> dict[str, Any]:
+        return {}
 
 
 def first_step(settings: Settings) -> int:

@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C. Settings and the address are tried first: Triton takes a while to load."""
-    settings = load(arguments.triton)
+    settings = load(f"{LOOPBACK}:{arguments.triton_port}" if arguments.embedded else arguments.triton)
     with listen(arguments.host, arguments.port) as listener:
         if not arguments.embedded:
             warn_if_away(settings)
@@ -62,7 +62,7 @@ def serve(arguments: argparse.Namespace) -> None:
         ports = Options(arguments.triton_port, arguments.metrics_port)
         with EmbeddedTriton(arguments.embedded, LOG_FOLDER, ports, show) as triton:
             show(f"metrics: {triton.metrics_url}")
-            run(listener, load(triton.grpc_url))
+            run(listener, settings.model_copy(update={"triton_url": triton.grpc_url}))
 
 
 def warn_if_away(settings: Settings) -> None:
@@ -73,7 +73,7 @@ def warn_if_away(settings: Settings) -> None:
     ):
         if client.is_server_live(client_timeout=settings.probe_seconds):
             return
-    show(f"warning: no Triton answers at {settings.triton_url}; GET /readyz tells when one does")
+    show(f"warning: no live Triton at {settings.triton_url}; GET /readyz tells when one does")
 
 
 def run(listener: socket.socket, settings: Settings) -> None:

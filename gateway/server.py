@@ -1,6 +1,7 @@
 """Runs the app under uvicorn: in the foreground, or in a thread for as long as a block lasts."""
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -27,13 +28,12 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        hint = "; name another --port, or 0 for a free one" if taken else ""
+        hint = "; choose another, or 0 for a free one" if reason == os.strerror(errno.EADDRINUSE) else ""
         raise ServerError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
-    listener.listen()
     return listener
 
 

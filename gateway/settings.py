@@ -74,5 +74,5 @@ def load(triton_url: str | None) -> Settings:
 
 def _fault(found: Any) -> str:
     name = found["loc"][0]
-    wanted = Settings.model_fields[name].description
-    return f"{name}: {found['msg']} (given: {found['input']!r}; wanted: {wanted})"
+    said = Settings.model_fields[name].description
+    return f"{name} ({said}): {found['msg']}; given: {found['input']!r}"

@@ -5,30 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
-import tritonclient.grpc.aio as triton
+from scheduler_client import Client, ended, run
 from tiny_service import exported
 from tritonclient.grpc import InferInput
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.inputs import requests
-from families import FLUX
-from families.control import CANCEL, PREVIEW, PRIORITY_CLASS, PROGRESS, SENDS_CANCEL, WATCH
+from families.control import CANCEL, PRIORITY_CLASS, SENDS_CANCEL, WATCH
 from gateway.app import create_app
-from gateway.samples import input_tensor
 from gateway.server import background
 from gateway.settings import Settings
 from serving import EmbeddedTriton
 
-INPUTS = requests(Path("benchmarks/inputs/flux_text_to_image.json"))
 LONG = 50  # steps
 
 
@@ -36,66 +30,6 @@ LONG = 50  # steps
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     with EmbeddedTriton([exported("flux-tiny")], tmp_path_factory.mktemp("logs")) as server:
         yield server
-
-
-class Client:
-    def __init__(self, server: EmbeddedTriton) -> None:
-        self.server, self.grpc = server, triton.InferenceServerClient(server.grpc_url)
-
-    async def draw(
-        self, number: int, steps: int = 8, fields: Mapping[str, Any] = {}, **options: Any
-    ) -> bytes:
-        """The bytes of a picture: entry `number`, with other values for `fields`."""
-        changed = {"num_inference_steps": steps, **fields}
-        specs = {tensor.name: tensor for tensor in FLUX.ensembles[0].inputs}
-        inputs = [
-            input_tensor(specs[tensor.name()], changed[tensor.name()]) if tensor.name() in changed else tensor
-            for tensor in INPUTS[number % len(INPUTS)]
-        ]
-        reply = await self.grpc.infer("flux_text_to_image", inputs, **options)
-        return bytes(reply.as_numpy("images").tobytes())
-
-    async def told(self, what: Any, key: str) -> Any:
-        reply = await self.grpc.infer("flux_scheduler", [input_tensor(what, key)])
-        return {**json.loads(reply.as_numpy(PROGRESS.name).item()), "preview": reply.as_numpy(PREVIEW.name)}
-
-    async def until(self, key: str, step: int) -> None:
-        while (await self.told(WATCH, key)).get("step", 0) < step:
-            await asyncio.sleep(0.005)
-
-    async def has_grown(self, before: Counter[str], **wanted: int) -> bool:
-        """Whether the ledger comes to be so many requests more than `before`: it is told now and then."""
-        for _ in range(100):
-            if (grown := self.counts() - before) == Counter(wanted):
-                return True
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"the ledger has grown by {dict(grown)}, expected {wanted}")
-
-    def counts(self, prefix: str = "postpulse_requests_") -> Counter[str]:
-        lines = urllib.request.urlopen(self.server.metrics_url).read().decode().splitlines()
-        model = '_total{model="flux_scheduler"} '
-        found = [line.removeprefix(prefix).split(model) for line in lines if line.startswith(prefix)]
-        return Counter({name: int(float(value)) for name, value in found})
-
-
-def run(server: EmbeddedTriton, test: Any) -> None:
-    async def main() -> None:
-        client = Client(server)
-        try:
-            await test(client)
-        finally:
-            await client.grpc.close()
-
-    asyncio.run(main())
-
-
-async def ended(drawing: asyncio.Task[bytes]) -> str:
-    """`finished`, or the status that it ended with."""
-    try:
-        await drawing
-    except (asyncio.CancelledError, InferenceServerException) as error:
-        return getattr(error, "status", lambda: "left")()
-    return "finished"
 
 
 def test_pictures_of_staggered_clients_are_those_of_one_at_a_time(server: EmbeddedTriton) -> None:
@@ -151,6 +85,17 @@ def test_a_deadline_frees_the_place(server: EmbeddedTriton) -> None:
     run(server, test)
 
 
+@pytest.mark.parametrize(("options", "fault"), [({}, "no id that"), ({"request_id": "a"}, "choices: '1'")])
+def test_who_cannot_cancel_must_not_say_so(
+    server: EmbeddedTriton, options: dict[str, str], fault: str
+) -> None:
+    async def test(client: Client) -> None:
+        with pytest.raises(InferenceServerException, match=fault):
+            await client.draw(1, parameters={SENDS_CANCEL: "yes" if options else "1"}, **options)
+
+    run(server, test)
+
+
 def test_an_unknown_priority_is_refused(server: EmbeddedTriton) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(InferenceServerException, match="'urgent' is unknown; choices: interact"):
@@ -185,8 +130,9 @@ def test_a_direct_call_that_is_cancelled_frees_the_place(server: EmbeddedTriton,
         await client.until("d" + told, 3)
         drawing.cancel()
         assert await ended(drawing) == "left"
-        await asyncio.sleep(0.1)  # some steps: who says that it sends `cancel` runs until it does
-        assert (await client.told(CANCEL, "d" + told))["state"] == ("cancelled" if told else "unknown")
+        if told:  # who says that it sends `cancel` runs until it does
+            await client.until("d1", 9)
+            await client.told(CANCEL, "d1")
         assert await client.has_grown(before, started=1, cancelled=1)
 
     run(server, test)

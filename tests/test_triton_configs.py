@@ -222,6 +222,8 @@ def test_configs_for_the_cpu_are_the_committed_ones_and_the_backend(name: str, t
         own = parameters(SPINNING) if component.denoiser else BATCHING + "\n"
         wanted = committed + 'backend: "onnxruntime"\n' + own
         assert (tmp_path / "models" / path).read_text() == wanted
+        batches = configs[path.parent.name].HasField("dynamic_batching")
+        assert batches == (component.name not in ("transformer", "unet"))
     assert not any("FORCE_CPU_ONLY_INPUT_TENSORS" in config.parameters for config in configs.values())
     assert optional_packs(configs, layout) == "1"
 

@@ -21,15 +21,16 @@ STEPS = 4
 def measure(run: Run) -> Iterator[Entry]:
     torch.set_num_threads(1)  # as that suite has it
     with tempfile.TemporaryDirectory() as folder:
-        for found in short(Path(folder), run.rounds):
+        for found in short(run, Path(folder)):
             yield from entries(found, run.rounds)
-            run.check_time()
 
 
-def short(folder: Path, rounds: int) -> Iterator[turns.Row]:
-    yield from cost.of_checkpoint(FLUX_TINY, rounds)
-    yield from switch.of_checkpoint(FLUX_TINY, folder / "tiny", rounds)
-    yield from batch.of_checkpoint(FLUX_TINY, folder / "batch" / "adapters", rounds, STEPS)
+def short(run: Run, folder: Path) -> Iterator[turns.Row]:
+    yield from cost.of_checkpoint(FLUX_TINY, run.rounds)
+    run.check_time()
+    yield from switch.of_checkpoint(FLUX_TINY, folder / "tiny", run.rounds)
+    run.check_time()
+    yield from batch.of_checkpoint(FLUX_TINY, folder / "batch" / "adapters", run.rounds, STEPS)
 
 
 def entries(found: turns.Row, rounds: int) -> Iterator[Entry]:

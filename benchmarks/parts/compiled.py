@@ -12,7 +12,8 @@ from benchmarks.tools.errors import ToolError
 
 PART = "compiled"
 CHECKPOINT, SIZE = "flux-tiny", 128
-COMPILE, WAY = "diffusers + torch.compile", Way(1, CORES, spins=False)
+COMPILE = "diffusers + torch.compile"
+WAY = Way(1, CORES, spins=False)  # Inductor's threads and torch's own would wait in loops for each other
 
 
 def measure(run: Run) -> Iterator[Entry]:

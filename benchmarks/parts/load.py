@@ -62,7 +62,9 @@ class Workload:
 def measure(run: Run) -> Iterator[Entry]:
     tiny = Workload("flux-tiny", run.door, 128, STEPS, INDUSTRIES, at_least("E3", 1.25))
     yield from levels(run, tiny)
+    run.check_time()
     yield from against_fifo(run, tiny, REQUESTS)
+    run.check_time()
     compute = Workload("compute-bound", run.door, 512, (1, 2, 3), INDUSTRIES, at_least("E3", 0.98), None)
     yield from against_fifo(run, compute, MOST)
     run.check_time()
@@ -74,7 +76,6 @@ def measure(run: Run) -> Iterator[Entry]:
 
 def levels(run: Run, load: Workload) -> Iterator[Entry]:
     """Closed loops of each number of clients in turns, then open loops."""
-    run.check_time()
     rounds: dict[int, list[list[Answer]]] = {clients: [] for clients in CLIENTS}
     all_good(closed(load.door, load.bodies(run, MOST), MOST))
     for number in range(run.rounds):
@@ -86,6 +87,7 @@ def levels(run: Run, load: Workload) -> Iterator[Entry]:
         yield from figures(maker, answers)
     capacity = percentiles(map(per_second, rounds[MOST]), 50)[0]
     for share in RATES:
+        run.check_time()
         yield from at_rate(run, load, share, capacity)
 
 
@@ -111,7 +113,6 @@ def milliseconds(answers: Sequence[Answer]) -> list[float]:
 
 def against_fifo(run: Run, load: Workload, requests: int) -> Iterator[Entry]:
     """The same requests of 8 clients who start one after another: together, and one at a time; in turns."""
-    run.check_time()
     ways = {"together": MOST, "one at a time": 1}
     rounds = {way: list[Sequence[Answer]]() for way in ways}
     same = list[float]()

@@ -36,7 +36,9 @@ LOOP, OUTSIDE = "scheduler: loop, BLS, queues", "gateway, gRPC, PNG"
 def measure(run: Run) -> Iterator[Entry]:
     loop = EngineLoop(CHECKPOINT)
     yield from whole(run, loop)
+    run.check_time()
     yield from per_step(run, loop)
+    run.check_time()
     yield from gateway(run)
     yield from png(run, loop)
     for size in STAGE_SIZES:

@@ -46,6 +46,7 @@ def measure(run: Run) -> Iterator[Entry]:
             except Exception as error:
                 yield Missing(PART, name, f"{type(error).__name__}: {error}")
         yield from together(run, found, EQUAL)
+        run.check_time()
         if BATCHING in found:  # the one that mixing matters to
             yield from together(run, {who: found[who] for who in (OURS, BATCHING)}, MIXED)
 
@@ -67,7 +68,6 @@ MIXED = Workload("mixed steps", STEPS)
 
 
 def together(run: Run, contenders: Mapping[str, Contender], load: Workload) -> Iterator[Entry]:
-    run.check_time()
     rounds = turns(run, contenders, load)
     shared = {
         "workload": load.name,

@@ -21,14 +21,15 @@ FEW = 4  # steps where steps are not the question
 
 def measure(run: Run) -> Iterator[Entry]:
     for name in CHECKPOINTS:
+        run.check_time()
         yield from by(run, name, "steps", [{"steps": steps, "px": 128} for steps in STEPS])
         yield from by(run, name, "pixels", [{"steps": FEW, "px": size} for size in SIZES])
+        run.check_time()
         yield from by_batch(run, name)
 
 
 def by(run: Run, name: str, what: str, points: list[dict[str, int]]) -> Iterator[Entry]:
     """A row for each point, measured in turns through REST."""
-    run.check_time()
     family = checkpoint(name).family.name
 
     def ask(point: dict[str, int]) -> None:

@@ -81,7 +81,10 @@ def test_the_gateway_starts_and_stops_its_own_triton(
     ("arguments", "fault"),
     [
         (["--embedded", "nowhere", "--triton-port", "0"], "nowhere"),
-        (["--triton", "http://127.0.0.1:8001"], "wanted: HOST:PORT of Triton's gRPC"),
+        (
+            ["--triton", "http://127.0.0.1:8001"],
+            "triton_url (HOST:PORT of Triton's gRPC): String",
+        ),
         (["--port", "99999"], "99999"),
     ],
 )
@@ -103,18 +106,16 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = run(tmp_path, "-m", "gateway", "--port", port, "--embedded", "nowhere")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"127.0.0.1:{port}" in ended.stderr and "in use; name another --port" in ended.stderr
+    assert f"127.0.0.1:{port}" in ended.stderr and "in use; choose another" in ended.stderr
 
 
 def test_a_triton_that_does_not_answer_is_named_at_the_start(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "gateway", "--port", "0", "--triton", address],
-        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert next(iter(process.stdout or [])).startswith(f"warning: no Triton answers at {address};")
+    address = f"127.0.0.1:{unused_port()}"
+    command = [sys.executable, "-m", "gateway", "--port", "0", "--triton", address]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        first = next(iter(process.stdout or []))
         process.kill()
+    assert first.startswith(f"warning: no live Triton at {address};")
 
 
 def test_the_demo_draws_a_picture_and_one_that_starts_from_it(repository: Path, tmp_path: Path) -> None:
