@@ -77,10 +77,10 @@ def warn_if_away(settings: Settings) -> None:
 
 
 def run(listener: socket.socket, settings: Settings) -> None:
-    url, body = url_of(listener), json.dumps({"prompt": EXAMPLE_PROMPT})
+    app, url, body = create_app(settings), url_of(listener), json.dumps({"prompt": EXAMPLE_PROMPT})
     show(f"gateway: {url}  (documentation: {url}/docs, Triton: {settings.triton_url})")
     show(f"try: curl -s {url}/generate-image -H 'Content-Type: application/json' -d '{body}'")
-    uvicorn_server(create_app(settings), settings).run(sockets=[listener])
+    uvicorn_server(app, settings).run(sockets=[listener])
 
 
 def main() -> int:

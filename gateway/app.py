@@ -20,7 +20,10 @@ from gateway.triton import TritonClient
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The gateway with these settings, None: from the environment. It starts whether or not Triton is up."""
+    """The gateway with these settings, None: from the environment. It starts whether or not Triton is up.
+
+    OSError if the folder of the pictures cannot be made.
+    """
     settings = settings or Settings()
     app = FastAPI(
         title="PostPulse image generation",
@@ -34,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
         exception_handlers=HANDLERS,
     )
-    app.state.settings = settings
+    app.state.settings, app.state.storage = settings, LocalStorage(settings.storage_folder)
     app.include_router(router)
     return app
 
@@ -45,7 +48,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     triton = TritonClient(settings.triton_url, settings.deadline_seconds, settings.probe_seconds)
     fetcher = Fetcher(settings.base_image_hosts)
     drawing = Drawing(triton, BaseImages(fetcher, Decoder()), AdapterTable(settings.adapters))
-    app.state.services = Services(settings, drawing, LocalStorage(settings.storage_folder))
+    app.state.services = Services(settings, drawing, app.state.storage)
     try:
         yield
     finally:

@@ -74,5 +74,7 @@ def load(triton_url: str | None) -> Settings:
 
 def _fault(found: Any) -> str:
     name = found["loc"][0]
-    said = Settings.model_fields[name].description
-    return f"{name} ({said}): {found['msg']}; given: {found['input']!r}"
+    variable = f"{Settings.model_config['env_prefix']}{name.upper()}"
+    return (
+        f"{variable} ({Settings.model_fields[name].description}): {found['msg']}; given: {found['input']!r}"
+    )

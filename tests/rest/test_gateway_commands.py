@@ -83,7 +83,7 @@ def test_the_gateway_starts_and_stops_its_own_triton(
         (["--embedded", "nowhere", "--triton-port", "0"], "nowhere"),
         (
             ["--triton", "http://127.0.0.1:8001"],
-            "triton_url (HOST:PORT of Triton's gRPC): String",
+            "POSTPULSE_TRITON_URL (HOST:PORT of Triton's gRPC): String",
         ),
         (["--port", "99999"], "99999"),
     ],
@@ -93,6 +93,14 @@ def test_a_start_that_fails_says_why(tmp_path: Path, arguments: list[str], fault
     assert ended.returncode == 1
     assert ended.stderr.startswith("gateway: ") and fault in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_folder_of_pictures_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTPULSE_STORAGE_FOLDER", "/proc/pictures")
+    ended = run(tmp_path, "-m", "gateway", "--port", "0", "--triton", f"127.0.0.1:{unused_port()}")
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1) and "'/proc/pictures'" in ended.stderr
 
 
 def test_the_help_tells_each_setting_and_its_default(tmp_path: Path) -> None:
