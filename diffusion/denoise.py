@@ -129,7 +129,8 @@ class Group:
         finite = iter(torch.isfinite(prediction).flatten(1).all(1).tolist())  # one look for all rows
         parts = torch.split(prediction, [sample.rows for sample in self.samples])
         for sample, part in zip(self.samples, parts, strict=True):
-            sample.advance(part, all(list(islice(finite, sample.rows))))
+            of_sample = list(islice(finite, sample.rows))  # taken whole: `all` stops at the first False
+            sample.advance(part, all(of_sample))
 
 
 def joined(parts: Sequence[Inputs]) -> Inputs:

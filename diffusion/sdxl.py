@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -42,6 +41,7 @@ class SdxlPicture:
 
     scheduler: Any
     channels: int
+    _unstepped: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def start(
         self, settings: Settings, text: SdxlText, negative: SdxlText, image: BaseImage | None = None,
@@ -67,10 +67,6 @@ class SdxlPicture:
         if name not in self._unstepped:
             self._unstepped[name] = getattr(diffusers, name).from_config(self.scheduler.config)
         return copy.deepcopy(self._unstepped[name])
-
-    @cached_property
-    def _unstepped(self) -> dict[str, Any]:
-        return {}
 
 
 def first_step(settings: Settings) -> int:

@@ -20,6 +20,8 @@ from gateway.triton import CHANNEL_ARGS
 from serving import EmbeddedTriton, ServingError
 from serving.launch import Options
 
+NOT_YET = f"{LOOPBACK}:0"  # a Triton whose address is known once it runs
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -54,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C. Settings and the address are tried first: Triton takes a while to load."""
-    settings = load(f"{LOOPBACK}:{arguments.triton_port}" if arguments.embedded else arguments.triton)
+    settings = load(NOT_YET if arguments.embedded else arguments.triton)
     with listen(arguments.host, arguments.port) as listener:
         if not arguments.embedded:
             warn_if_away(settings)
@@ -73,7 +75,7 @@ def warn_if_away(settings: Settings) -> None:
     ):
         if client.is_server_live(client_timeout=settings.probe_seconds):
             return
-    show(f"warning: no live Triton at {settings.triton_url}; GET /readyz tells when one does")
+    show(f"warning: no live Triton at {settings.triton_url}; GET /readyz tells when there is one")
 
 
 def run(listener: socket.socket, settings: Settings) -> None:

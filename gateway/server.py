@@ -1,7 +1,6 @@
 """Runs the app under uvicorn: in the foreground, or in a thread for as long as a block lasts."""
 
 import errno
-import os
 import socket
 import threading
 import time
@@ -32,7 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        hint = "; choose another, or 0 for a free one" if reason == os.strerror(errno.EADDRINUSE) else ""
+        taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        hint = "; choose another, or 0 for a free one" if taken else ""
         raise ServerError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
     return listener
 

@@ -61,7 +61,12 @@ def described() -> str:
 def _settings() -> Iterator[tuple[str, str]]:
     for name, field in Settings.model_fields.items():
         default = "" if field.default in (None, ()) else f" (default: {field.default})"
-        yield f"{Settings.model_config['env_prefix']}{name.upper()}", f"{field.description}{default}"
+        yield _variable(name), f"{field.description}{default}"
+
+
+def _variable(name: str) -> str:
+    """Of the environment, for the setting `name`."""
+    return f"{Settings.model_config['env_prefix']}{name.upper()}"
 
 
 def load(triton_url: str | None) -> Settings:
@@ -74,7 +79,5 @@ def load(triton_url: str | None) -> Settings:
 
 def _fault(found: Any) -> str:
     name = found["loc"][0]
-    variable = f"{Settings.model_config['env_prefix']}{name.upper()}"
-    return (
-        f"{variable} ({Settings.model_fields[name].description}): {found['msg']}; given: {found['input']!r}"
-    )
+    said = Settings.model_fields[name].description
+    return f"{_variable(name)} ({said}): {found['msg']}; given: {found['input']!r}"

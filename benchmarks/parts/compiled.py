@@ -13,7 +13,7 @@ from benchmarks.tools.errors import ToolError
 PART = "compiled"
 CHECKPOINT, SIZE = "flux-tiny", 128
 COMPILE = "diffusers + torch.compile"
-WAY = Way(1, CORES, spins=False)  # Inductor's threads and torch's own would wait in loops for each other
+WAY = Way(1, CORES, spins=False)  # its only way so far: the other one has not been tried
 
 
 def measure(run: Run) -> Iterator[Entry]:

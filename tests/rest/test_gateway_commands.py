@@ -95,6 +95,14 @@ def test_a_start_that_fails_says_why(tmp_path: Path, arguments: list[str], fault
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_port_of_triton_that_is_none_is_named_as_such(repository: Path, tmp_path: Path) -> None:
+    ended = run(
+        tmp_path, "-m", "gateway", "--embedded", str(repository), "--port", "0", "--triton-port", "-1"
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert ended.stderr.startswith("gateway: gRPC port -1 is not a port; choose 1 to 65535")
+
+
 def test_a_folder_of_pictures_that_cannot_be_made_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
