@@ -122,7 +122,7 @@ def test_true_sizes_stay_on_their_device(family: FamilySpec, monkeypatch: pytest
         "normal",
         lambda shape, seed, place, dtype, std: torch.empty(shape, device=place, dtype=dtype),
     )
-    monkeypatch.setattr(torch, "isfinite", lambda prediction: torch.tensor(True))
+    monkeypatch.setattr(torch, "isfinite", lambda prediction: torch.ones(prediction.shape, dtype=torch.bool))
     made = Made.of(structure_of(family, true_size=True), meta, dtype_of(precision_of(family, true_size=True)))
     for entry in (Entry(1024, 2), Entry(1024, 4, MIXED)):
         if entry.ranks:
