@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ parser.add_argument("--image", help="picture to start from; it is scaled to the 
 parser.add_argument(
     "--lora", nargs=2, action="append", default=[], metavar=("NAME", "SCALE"), help="an adapter to apply"
 )
-parser.add_argument("--output", default="picture.png", help="file of the picture")
+parser.add_argument("--output", type=Path, default=Path("out/picture.png"), help="file of the picture")
 arguments = parser.parse_args()
 
 
@@ -66,6 +67,7 @@ def draw() -> None:
         answer = client.infer(model, inputs)
 
     images = answer.as_numpy("images")  # uint8 [1, height, width, 3]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(images[0]).save(arguments.output)
     print(f"saved {arguments.output}, {size} x {size} pixels")
     print("adapters:", answer.as_numpy("applied_loras").item().decode())

@@ -32,12 +32,14 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
         copy_checkpoint_parts(plan, folder)
         components = {}
         for component in plan.checkpoint.family.components:
-            started = time.perf_counter()
+            started, name = time.perf_counter(), f"{plan.family.name}.{component.name}"
             kept = None if component.name in again else _keep(plan, component, output, previous, folder)
+            if not kept:
+                print(f"{name:<21}{'...':>12}", flush=True)  # a denoiser takes minutes
             absmax = {} if kept else calibrated(plan, component, output.parent)
             record = kept or export_component(plan, component, folder, engine_path(plan, component), absmax)
             effort = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
-            print(f"{f'{plan.family.name}.{component.name}':<21}{_row(record, folder, effort)}", flush=True)
+            print(f"{name:<21}{_row(record, folder, effort)}", flush=True)
             components[component.name] = record
         manifest = describe(plan, components, folder)
         manifests.write(manifest, folder)

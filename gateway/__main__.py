@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from gateway.app import create_app
 from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
 from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
-from gateway.settings import Settings, SettingsError, described, load
+from gateway.settings import Settings, SettingsError, described, load, misspelt
 from gateway.triton import CHANNEL_ARGS
 from serving import EmbeddedTriton, ServingError
 from serving.launch import Options
@@ -38,10 +38,10 @@ def parse() -> argparse.Namespace:
         "--embedded", metavar="REPOSITORY", type=Path, nargs="+", help="start Triton on these repositories"
     )
     parser.add_argument(
-        "--triton-port",
+        "--grpc-port",
         type=int,
         default=8001,
-        help="gRPC of --embedded; 0 takes a free one (default: %(default)s)",
+        help="Triton's gRPC of --embedded; 0 takes a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--metrics-port",
@@ -57,11 +57,13 @@ def parse() -> argparse.Namespace:
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until Ctrl-C. Settings and the address are tried first: Triton takes a while to load."""
     settings = load(NOT_YET if arguments.embedded else arguments.triton)
+    for line in misspelt():
+        show(f"warning: {line}")
     with listen(arguments.host, arguments.port) as listener:
         if not arguments.embedded:
             warn_if_away(settings)
             return run(listener, settings)
-        ports = Options(arguments.triton_port, arguments.metrics_port)
+        ports = Options(arguments.grpc_port, arguments.metrics_port)
         with EmbeddedTriton(arguments.embedded, LOG_FOLDER, ports, show) as triton:
             show(f"metrics: {triton.metrics_url}")
             run(listener, settings.model_copy(update={"triton_url": triton.grpc_url}))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gateway.adapters import AdapterTable
 from gateway.base_image.data_uri import data_uri
 from gateway.base_image.decode import Decoder
+from gateway.base_image.errors import BaseImageError
 from gateway.base_image.fetch import Fetcher
 from gateway.base_image.fit import Sizing
 from gateway.control import Progress
@@ -67,7 +68,11 @@ class BaseImages:
 
     async def fitted(self, asked: Asked, sizing: Sizing) -> NDArray[np.uint8]:
         """uint8 [height, width, 3] of a size that is drawn; BaseImageError says why there is none."""
-        return await self.decoder.decode(await self.content(asked), sizing)
+        try:
+            return await self.decoder.decode(await self.content(asked), sizing)
+        except BaseImageError as error:
+            error.url = asked.fields.base_image_url
+            raise
 
 
 @dataclass(frozen=True)

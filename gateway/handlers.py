@@ -1,5 +1,6 @@
 """Exceptions -> problem+json, each kind in one place."""
 
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -19,9 +20,11 @@ from gateway.base_image.errors import (
 )
 from gateway.disconnect import ClientLeft
 from gateway.faults import RETRY_AFTER, fault_of
-from gateway.problems import Problem, problem_response, shown
+from gateway.intake import FILE
+from gateway.problems import ErrorItem, Problem, problem_response, shown
 from gateway.replies import ReplyError
 from gateway.storage import StorageError
+from gateway.triton import NotServed
 from gateway.validation import problem_of
 
 log = logging.getLogger("gateway")
@@ -62,8 +65,16 @@ async def on_triton(request: Request, error: InferenceServerException) -> Respon
 
 async def on_base_image(request: Request, error: BaseImageError) -> Response:
     log.info("request %s: base image: %s", request.state.request_id, error)
-    status, title = BASE_IMAGE[type(error)]
-    return problem_response(request, Problem(status, title, str(error)))
+    (status, title), uploaded = BASE_IMAGE[type(error)], error.url is None
+    field = FILE if uploaded else "base_image_url"
+    item = ErrorItem(loc=["body", field], msg=str(error), type="base_image", input=shown(error.url))
+    given = "" if uploaded else f" (given: {json.dumps(item.input, ensure_ascii=False)})"
+    return problem_response(request, Problem(status, title, f"{error}{given}", [item]))
+
+
+async def on_not_served(request: Request, error: NotServed) -> Response:
+    item = ErrorItem(loc=["body", "model"], msg=str(error), type="not_served")
+    return problem_response(request, Problem(422, "Model not served", str(error), [item]))
 
 
 async def on_reply(request: Request, error: ReplyError) -> Response:
@@ -109,6 +120,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     HTTPException: on_http,
     InferenceServerException: on_triton,
     BaseImageError: on_base_image,
+    NotServed: on_not_served,
     ReplyError: on_reply,
     StorageError: on_storage,
     AdapterError: on_adapters,

@@ -67,7 +67,7 @@ def content_type(request: Request) -> str:
 
 def _parsed(body: bytes) -> Any:
     if not body:
-        raise Problem(422, "Invalid request", "body: Field required")
+        raise Problem(422, "Invalid request", "body: is required")
     try:
         return json.loads(body)
     except json.JSONDecodeError as error:

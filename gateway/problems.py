@@ -26,7 +26,7 @@ class ErrorItem(BaseModel):
 
 
 class ProblemBody(BaseModel):
-    """The body of an error answer; `errors` is there when the request's own fields are at fault."""
+    """The body of an error answer; `errors` is there when a field of the request is at fault."""
 
     type: str
     title: str
@@ -57,6 +57,16 @@ class Problem(Exception):
         return f"urn:postpulse:problem:{self.title.lower().replace(' ', '-')}"
 
 
+class JsonLike(reprlib.Repr):
+    """Lists and objects cut short, their texts, null, true and false as JSON has them."""
+
+    def repr1(self, value: object, level: int) -> str:
+        if isinstance(value, str):
+            value = value if len(value) <= self.maxstring else f"{value[: self.maxstring]}..."
+        is_json = value is None or isinstance(value, str | bool)
+        return json.dumps(value, ensure_ascii=False) if is_json else super().repr1(value, level)
+
+
 def shown(value: object) -> object:
     """`value` as an error may repeat it: JSON-safe, long text cut to 100 characters."""
     if isinstance(value, str):
@@ -66,7 +76,7 @@ def shown(value: object) -> object:
         return value
     if value is None or (isinstance(value, int) and abs(value) < 2**63):
         return value
-    return reprlib.repr(value)
+    return JsonLike().repr(value)
 
 
 def problem_response(request: Request, problem: Problem) -> Response:

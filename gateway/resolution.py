@@ -123,8 +123,8 @@ def _refusals(resolved: Resolved, family: FamilySpec, table: AdapterTable) -> li
         try:
             check()
         except InvalidRequest as error:
-            given = shown(getattr(fields, name))
-            items.append(ErrorItem(loc=["body", name], msg=str(error), type="not_taken", input=given))
+            given, said = shown(getattr(fields, name)), str(error).removeprefix(f"{name} ")
+            items.append(ErrorItem(loc=["body", name], msg=said, type="not_taken", input=given))
     return items
 
 

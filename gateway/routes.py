@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
+from tritonclient.utils import InferenceServerException
 
 from families import FamilySpec
 from gateway.disconnect import unless_client_leaves
 from gateway.events import EVENTS, events, wants_events
-from gateway.faults import RETRY_AFTER
+from gateway.faults import RETRY_AFTER, fault_of
 from gateway.generation import Drawing, Ordered, Stopwatch, answer, keep
 from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
@@ -133,11 +134,18 @@ async def readyz(use: Using) -> Readiness:
         served = await use.drawing.triton.prove_ready()
     except NOT_DRAWING as error:
         log.warning("not ready: Triton at %s: %s", use.settings.triton_url, error)
-        detail = f"the model server does not draw at present ({type(error).__name__})"
+        detail = f"the model server does not draw at present: {_reason(error, use.settings)}"
         raise Problem(503, "Not ready", detail, headers=RETRY_AFTER) from error
     return Readiness(
         models=[_served(family, served) for family in dict.fromkeys(order.family for order in served)]
     )
+
+
+def _reason(error: Exception, settings: Settings) -> str:
+    """Without addresses and what else Triton says of its inside: that is in the log."""
+    if isinstance(error, InferenceServerException):
+        return fault_of(error).title.lower()
+    return str(error) or f"no answer within {settings.probe_seconds:g} s"
 
 
 def _served(family: FamilySpec, served: Mapping[Order, Limits]) -> Served:

@@ -23,6 +23,10 @@ class Order:
     family: FamilySpec
     task: str
 
+    def __str__(self) -> str:
+        """For people who made a request."""
+        return f"{self.task} by model '{self.family.name}'"
+
     @property
     def spec(self) -> EnsembleSpec:
         return self.family.ensemble(self.task)

@@ -32,7 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(error, "strerror", None) or error
         taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        hint = "; choose another, or 0 for a free one" if taken else ""
+        hint = "; choose another --port, or 0 for a free one" if taken else ""
         raise ServerError(f"cannot listen on {host}:{port}: {reason}{hint}") from error
     return listener
 

@@ -1,6 +1,8 @@
 """Settings, each from an environment variable POSTPULSE_<NAME>."""
 
+import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +69,25 @@ def _settings() -> Iterator[tuple[str, str]]:
 def _variable(name: str) -> str:
     """Of the environment, for the setting `name`."""
     return f"{Settings.model_config['env_prefix']}{name.upper()}"
+
+
+def misspelt() -> list[str]:
+    """A line for each variable of the environment that is nearly a setting's and sets nothing.
+
+    Others with the prefix are no fault: Kubernetes makes some for a service of that name.
+    """
+    prefix, names = Settings.model_config["env_prefix"], list(Settings.model_fields)
+    others = {name.upper() for name in os.environ} - {_variable(name) for name in names}
+    meant = {
+        other: get_close_matches(other.removeprefix(prefix).lower(), names, n=1)
+        for other in sorted(others)
+        if other.startswith(prefix)
+    }
+    return [
+        f"{other} is no setting and changes nothing; did you mean {_variable(near[0])}?"
+        for other, near in meant.items()
+        if near
+    ]
 
 
 def load(triton_url: str | None) -> Settings:

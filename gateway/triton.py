@@ -5,7 +5,7 @@ import logging
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from tritonclient.grpc.aio import InferenceServerClient
@@ -34,6 +34,14 @@ CHANNEL_ARGS = [
 ]
 
 
+class NotServed(Exception):
+    """Triton has no ensemble for an order, but has others."""
+
+    def __init__(self, order: Order, served: Sequence[Order]) -> None:
+        choices = ", ".join(map(str, served))
+        super().__init__(f"{order} is not served here; choices: {choices}")
+
+
 class TritonClient:
     """Draws samples with the ensembles. Methods raise InferenceServerException (see faults) and ReplyError.
 
@@ -54,13 +62,21 @@ class TritonClient:
         await self._client.close()
 
     async def limits(self, order: Order) -> Limits:
-        """The served checkpoint's limits; asked once, and again after Triton was in doubt."""
+        """The served checkpoint's limits; asked once, and again after Triton was in doubt.
+
+        NotServed if Triton draws other things.
+        """
         if order not in self._limits:
 
             async def read(timeout: float) -> Limits:
                 return await self._read_limits(order, timeout)
 
-            self._limits[order] = await self._with_retry(read, self._probe_seconds)
+            try:
+                self._limits[order] = await self._with_retry(read, self._probe_seconds)
+            except InferenceServerException as error:
+                if fault_of(error).absent and (served := await self._served()):
+                    raise NotServed(order, served) from None
+                raise
         return self._limits[order]
 
     async def draw(self, sample: Sample, key: str) -> Picture:
@@ -121,13 +137,15 @@ class TritonClient:
         async with self._probing:
             if not await self._client.is_server_ready(client_timeout=self._probe_seconds):
                 raise InferenceServerException("Triton is not ready", "StatusCode.UNAVAILABLE")
-            served = [order for order in ORDERS if await self._is_served(order)]
-            if not served:
+            if not (served := await self._served()):
                 raise InferenceServerException("no ensemble is served", "StatusCode.UNAVAILABLE")
             self._limits = {order: await self._read_limits(order, self._probe_seconds) for order in served}
             for order in served:
                 await self._prove(order)
             return dict(self._limits)
+
+    async def _served(self) -> list[Order]:
+        return [order for order in ORDERS if await self._is_served(order)]
 
     async def _is_served(self, order: Order) -> bool:
         ready: bool = await self._client.is_model_ready(order.ensemble, client_timeout=self._probe_seconds)

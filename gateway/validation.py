@@ -6,11 +6,32 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 
+from families.adapters import LORA_SCALE
 from gateway.intake import FILE, FORM
 from gateway.problems import ErrorItem, Problem, shown
-from gateway.schemas import GenerateRequest, LoraChoice
+from gateway.schemas import SEEDS, GenerateRequest, LoraChoice
 
 DETAILED_ERRORS = 3
+WHOLE, NUMBER, RANGE = "not a whole number", "not a number", "not in {range}"
+# For types of pydantic's whose own words are of its inside, or tell one end of a range only.
+MESSAGES = {
+    "missing": "is required",
+    "string_type": "not a text",
+    "int_type": WHOLE,
+    "int_parsing": WHOLE,
+    "int_from_float": WHOLE,
+    "float_type": NUMBER,
+    "float_parsing": NUMBER,
+    "list_type": "not a list",
+    "string_too_long": "longer than {max_length} characters",
+    "too_long": "more than {max_length}",
+    "string_pattern_mismatch": "not a name that adapters have; GET /loras lists them",
+    "greater_than": "not a size in pixels; GET /readyz tells which are drawn",
+    "greater_than_equal": RANGE,
+    "less_than": RANGE,
+    "less_than_equal": RANGE,
+}
+RANGES = {"seed": f"0..{SEEDS - 1}", "scale": str(LORA_SCALE)}
 EXAMPLES = {LoraChoice: {"name": "food", "scale": 1.0}, GenerateRequest: {"prompt": "a red mug"}}
 
 
@@ -34,12 +55,13 @@ def _item(entry: Mapping[str, Any]) -> ErrorItem:
 
 
 def _message(entry: Mapping[str, Any]) -> str:
-    """What is wrong: pydantic's words, but for those that name no choices, or a class of ours."""
+    """What is wrong: MESSAGES, or pydantic's own words, but for those that name a class of ours."""
     model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
     if entry["type"] == "model_type":
         return f"not an object such as {json.dumps(EXAMPLES[model])}"
     if entry["type"] != "extra_forbidden":
-        return str(entry["msg"])
+        said = MESSAGES.get(entry["type"], "{msg}")
+        return said.format(msg=entry["msg"], range=RANGES.get(entry["loc"][-1]), **entry.get("ctx", {}))
     if entry["loc"] == ("body", FILE):
         return f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
     return f"unknown field; fields: {', '.join(model.model_fields)}"

@@ -23,14 +23,17 @@ def is_free(port: int) -> bool:
 
 
 def resolve_port(port: int, purpose: str, taken: int | None = None) -> int:
-    """`port` if it is free, a free one if it is 0, never `taken`; ServingError otherwise."""
+    """`port` if it is free, a free one if it is 0, never `taken`; ServingError names the commands' option."""
+    option = f"--{purpose.lower()}-port"
     if not 0 <= port <= 65535:
-        raise ServingError(f"{purpose} port {port} is not a port; choose 1 to 65535, or 0 for a free one")
+        raise ServingError(
+            f"{purpose} port {port} is not a port; choose a {option} of 1 to 65535, or 0 for a free one"
+        )
     if port == 0:
         candidates = random.sample(CHOICES, len(CHOICES))
         return next(choice for choice in candidates if choice != taken and is_free(choice))
     if port == taken or not is_free(port):
         raise ServingError(
-            f"{purpose} port {port} on {LOOPBACK} is in use; name another, or 0 for a free one"
+            f"{purpose} port {port} on {LOOPBACK} is in use; name another {option}, or 0 for a free one"
         )
     return port

@@ -4,6 +4,8 @@
 class BaseImageError(Exception):
     """The base image cannot be used."""
 
+    url: str | None = None  # where the client said it is; None of an upload
+
 
 class BaseImageRefused(BaseImageError):
     """What the client gave is not allowed, or is no good picture."""

@@ -95,13 +95,23 @@ def test_the_same_url_is_refused_where_no_host_is_allowed(gateway: Gateway, asse
 def test_what_the_host_answers_may_be_no_picture(
     allowing: Gateway, assets: str, path: str, status: int
 ) -> None:
-    is_problem(allowing.post(prompt="a mug", base_image_url=f"http://{assets}{path}"), status)
+    url = f"http://{assets}{path}"
+    problem = is_problem(allowing.post(prompt="a mug", base_image_url=url), status, f'(given: "{url}")')
+    (error,) = problem["errors"]
+    assert error["loc"] == ["body", "base_image_url"] and error["input"] == url
+    assert error["msg"] in problem["detail"]
+
+
+def test_an_upload_that_is_no_picture_is_named(gateway: Gateway) -> None:
+    files = {"base_image": ("mug.png", b"no picture"), "prompt": (None, "a mug")}
+    problem = is_problem(gateway.http.post("/generate-image", files=files), 422)
+    assert problem["errors"][0]["loc"] == ["body", "base_image"] and "given" not in problem["detail"]
 
 
 def test_a_host_that_is_down_is_a_bad_gateway(triton: EmbeddedTriton, tmp_path: Path) -> None:
     with gateway_before(triton.grpc_url, tmp_path, base_image_hosts=("127.0.0.1:9",)) as gateway:
         answer = gateway.post(prompt="a mug", base_image_url="http://127.0.0.1:9/mug.png")
-        is_problem(answer, 502, "cannot be reached")
+        is_problem(answer, 502, "cannot be reached", '(given: "http://127.0.0.1:9/mug.png")')
 
 
 def test_a_data_uri_and_an_upload_give_the_same_picture(gateway: Gateway) -> None:

@@ -65,7 +65,7 @@ def test_the_gateway_serves_a_running_triton_until_ctrl_c(triton: EmbeddedTriton
 def test_the_gateway_starts_and_stops_its_own_triton(
     repository: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    with gateway_command(tmp_path, "--embedded", str(repository), "--triton-port", "0") as (
+    with gateway_command(tmp_path, "--embedded", str(repository), "--grpc-port", "0") as (
         process,
         url,
         curl,
@@ -80,7 +80,7 @@ def test_the_gateway_starts_and_stops_its_own_triton(
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--embedded", "nowhere", "--triton-port", "0"], "nowhere"),
+        (["--embedded", "nowhere", "--grpc-port", "0"], "nowhere"),
         (
             ["--triton", "http://127.0.0.1:8001"],
             "POSTPULSE_TRITON_URL (HOST:PORT of Triton's gRPC): String",
@@ -96,11 +96,17 @@ def test_a_start_that_fails_says_why(tmp_path: Path, arguments: list[str], fault
 
 
 def test_a_port_of_triton_that_is_none_is_named_as_such(repository: Path, tmp_path: Path) -> None:
-    ended = run(
-        tmp_path, "-m", "gateway", "--embedded", str(repository), "--port", "0", "--triton-port", "-1"
-    )
+    ended = run(tmp_path, "-m", "gateway", "--embedded", str(repository), "--port", "0", "--grpc-port", "-1")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert ended.stderr.startswith("gateway: gRPC port -1 is not a port; choose 1 to 65535")
+    assert ended.stderr.startswith("gateway: gRPC port -1 is not a port; choose a --grpc-port of 1 to 65535")
+
+
+def test_a_misspelt_setting_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTPULSE_DEADLINE", "7")
+    monkeypatch.setenv("POSTPULSE_PORT_8080_TCP", "tcp://10.0.0.7:8080")  # Kubernetes sets such
+    ended = run(tmp_path, "-m", "gateway", "--port", "99999")
+    near = "POSTPULSE_DEADLINE is no setting and changes nothing; did you mean POSTPULSE_DEADLINE_SECONDS?"
+    assert ended.stdout == f"warning: {near}\n"
 
 
 def test_a_folder_of_pictures_that_cannot_be_made_is_named(
@@ -122,7 +128,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = run(tmp_path, "-m", "gateway", "--port", port, "--embedded", "nowhere")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert f"127.0.0.1:{port}" in ended.stderr and "in use; choose another" in ended.stderr
+    assert f"127.0.0.1:{port}" in ended.stderr and "in use; choose another --port" in ended.stderr
 
 
 def test_a_triton_that_does_not_answer_is_named_at_the_start(tmp_path: Path) -> None:

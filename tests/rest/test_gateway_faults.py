@@ -38,7 +38,13 @@ ROWS = {
     "stub": (grpc.StatusCode.INTERNAL, "in ensemble 'x', Stub process 'y_0_0' is not healthy.", 503, 1),
     "model error": (grpc.StatusCode.INTERNAL, "in ensemble 'x', boom", 502, 1),
     "our bug": (grpc.StatusCode.INVALID_ARGUMENT, "height 8 is not a multiple of 16", 500, 1),
-    "no model": (grpc.StatusCode.NOT_FOUND, "Request for unknown model", 503, 1),
+    "no version": (
+        grpc.StatusCode.NOT_FOUND,
+        "Request for unknown model: 'x' has no available versions",
+        503,
+        1,
+    ),
+    "no model": (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found", 503, 1),
     "unknown": (grpc.StatusCode.UNKNOWN, "?", 502, 1),
 }
 

@@ -12,9 +12,9 @@ from gateway.middleware import MAX_BODY_BYTES
 
 LONGEST = FLUX.max_prompt_characters
 REFUSED = {
-    "no prompt": ({}, ["prompt", "Field required"]),
-    "prompt null": ({"prompt": None}, ["prompt", "valid string", "given: null"]),
-    "prompt a number": ({"prompt": 12}, ["prompt", "valid string", "12"]),
+    "no prompt": ({}, ["prompt: is required"]),
+    "prompt null": ({"prompt": None}, ["prompt", "not a text", "given: null"]),
+    "prompt a number": ({"prompt": 12}, ["prompt", "not a text", "12"]),
     "prompt empty": ({"prompt": ""}, ["prompt", "empty or blank"]),
     "prompt blank": ({"prompt": " \n\t　"}, ["prompt", "empty or blank"]),
     "prompt NUL": ({"prompt": "a\0b"}, ["prompt", "U+0000", "position 1", "newline and tab"]),
@@ -33,10 +33,10 @@ REFUSED = {
     "unknown industry": ({"prompt": "mug", "industry": "mining"}, ["industry", "'mining'", *INDUSTRIES]),
     "unknown style": ({"prompt": "mug", "style": "Bold"}, ["style", "'Bold'", *STYLES]),
     "long style": ({"prompt": "mug", "style": "x" * 9_000}, ["style", "9000 characters", *STYLES]),
-    "seed text": ({"prompt": "mug", "seed": "12"}, ["seed", "valid integer", "12"]),
-    "seed true": ({"prompt": "mug", "seed": True}, ["seed", "valid integer", "given: true"]),
-    "seed negative": ({"prompt": "mug", "seed": -1}, ["seed", "0", "-1"]),
-    "seed too large": ({"prompt": "mug", "seed": 2**53}, ["seed", str(2**53)]),
+    "seed text": ({"prompt": "mug", "seed": "12"}, ["seed: not a whole number", "12"]),
+    "seed true": ({"prompt": "mug", "seed": True}, ["seed: not a whole number", "given: true"]),
+    "seed negative": ({"prompt": "mug", "seed": -1}, ["seed: not in 0..9007199254740991", "-1"]),
+    "seed too large": ({"prompt": "mug", "seed": 2**53}, ["seed: not in 0..9007199254740991", str(2**53)]),
     "seed huge": ({"prompt": "mug", "seed": 10**4_000}, ["seed"]),
     "steps 0": (
         {"prompt": "mug", "num_inference_steps": 0},
@@ -47,13 +47,16 @@ REFUSED = {
         {"prompt": "mug", "model": "sdxl", "num_inference_steps": 101},
         ["num_inference_steps: for sdxl, 101 is not in 1..100"],
     ),
-    "steps a float": ({"prompt": "mug", "num_inference_steps": 4.0}, ["num_inference_steps", "integer"]),
-    "guidance text": ({"prompt": "mug", "guidance_scale": "3"}, ["guidance_scale", "valid number"]),
+    "steps a float": (
+        {"prompt": "mug", "num_inference_steps": 4.0},
+        ["num_inference_steps: not a whole number"],
+    ),
+    "guidance text": ({"prompt": "mug", "guidance_scale": "3"}, ["guidance_scale: not a number"]),
     "guidance negative": ({"prompt": "mug", "guidance_scale": -0.1}, ["guidance_scale", "0..20", "-0.1"]),
     "guidance 20.1": ({"prompt": "mug", "guidance_scale": 20.1}, ["guidance_scale", "0..20", "20.1"]),
     "guidance huge": ({"prompt": "mug", "guidance_scale": 10**400}, ["guidance_scale"]),
     "width 100": ({"prompt": "mug", "width": 100}, ["width", "multiples of 16", "100"]),
-    "width 0": ({"prompt": "mug", "width": 0}, ["width", "greater than 0"]),
+    "width 0": ({"prompt": "mug", "width": 0}, ["width: not a size in pixels", "GET /readyz"]),
     "width 16": ({"prompt": "mug", "width": 16}, ["width", "multiples of 16 from 32 to 128", "16"]),
     "height 144": ({"prompt": "mug", "height": 144}, ["height", "multiples of 16 from 32 to 128", "144"]),
     "unknown model": ({"prompt": "mug", "model": "sd3"}, ["model", "'sd3'", "flux, sdxl"]),
@@ -63,7 +66,7 @@ REFUSED = {
     ),
     "scheduler of the other model": (
         {"prompt": "mug", "scheduler": "DDIMScheduler"},
-        ["scheduler", "DDIMScheduler", "flux", "FlowMatchEulerDiscreteScheduler"],
+        ["scheduler: 'DDIMScheduler' is not one of flux's; choices: FlowMatchEulerDiscreteScheduler"],
     ),
     "negative prompt for flux": (
         {"prompt": "mug", "negative_prompt": "blur"},
@@ -81,14 +84,23 @@ REFUSED = {
         {"prompt": "mug", "loras": ["food"]},
         ["loras.0: not an object", '{"name": "food", "scale": 1.0}', 'given: "food"'],
     ),
+    "nine adapters, with odd values": (
+        {"prompt": "mug", "loras": [{"name": "food", "scale": None}] * 9},
+        ["loras: more than 8", '"[{\\"name\\": \\"food\\", \\"scale\\": null}'],
+    ),
+    "an adapter's name": (
+        {"prompt": "mug", "loras": [{"name": "F OO"}]},
+        ["loras.0.name: not a name that adapters have; GET /loras"],
+    ),
+    "an adapter's scale": ({"prompt": "mug", "loras": [{"name": "food", "scale": 3}]}, ["not in -2..2", "3"]),
     "strength without an image": ({"prompt": "mug", "strength": 0.5}, ["strength", "no base image", "0.5"]),
     "unknown format": (
         {"prompt": "mug", "output_format": "gif"},
         ["output_format", "'gif'", "png, jpeg, webp"],
     ),
     "format in capitals": ({"prompt": "mug", "output_format": "PNG"}, ["'PNG'", "png, jpeg, webp"]),
-    "format a number": ({"prompt": "mug", "output_format": 1}, ["output_format", "valid string"]),
-    "url a number": ({"prompt": "mug", "base_image_url": 1}, ["base_image_url", "valid string"]),
+    "format a number": ({"prompt": "mug", "output_format": 1}, ["output_format", "not a text"]),
+    "url a number": ({"prompt": "mug", "base_image_url": 1}, ["base_image_url", "not a text"]),
     "four faults": (
         {"prompt": "", "seed": -1, "width": 0, "height": "1"},
         ["prompt", "seed", "width", "and 1 more"],
@@ -97,7 +109,7 @@ REFUSED = {
 JSON_TYPE = "application/json"
 JSON = {"Content-Type": JSON_TYPE}
 MALFORMED = {
-    "nothing": (b"", JSON, 422, ["body", "Field required"]),
+    "nothing": (b"", JSON, 422, ["body: is required"]),
     "half": (b'{"prompt": "mug"', JSON, 400, ["not JSON", "character 16"]),
     "not UTF-8": (b'{"prompt": "\xff"}', JSON, 400, ["body"]),
     "too deep": (b"[" * 60_000, JSON, 400, ["body"]),

@@ -46,7 +46,7 @@ def test_without_triton_the_gateway_lives_and_says_so(tmp_path: Path) -> None:
         is_problem(answer, 503, "try again later")
         assert answer.headers["retry-after"] == "2"
         ready = gateway.http.get("/readyz")
-        is_problem(ready, 503, "does not draw at present")
+        is_problem(ready, 503, "does not draw at present: model server unreachable")
         assert ready.headers["retry-after"] == "2"
         assert gateway.http.get("/healthz").status_code == 200
         is_problem(gateway.post(prompt=""), 422)
@@ -64,7 +64,23 @@ def test_a_triton_without_the_ensemble_is_not_ready(tmp_path: Path, triton: Embe
     with EmbeddedTriton([tmp_path / "other"], tmp_path) as other:
         with gateway_before(other.grpc_url, tmp_path / "images") as gateway:
             is_problem(gateway.post(prompt="a mug"), 503)
-            is_problem(gateway.http.get("/readyz"), 503)
+            is_problem(gateway.http.get("/readyz"), 503, "does not draw at present: model server unavailable")
+
+
+def test_who_asks_for_what_is_not_served_is_told_what_is(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "other")
+    for order in ORDERS[1:]:
+        shutil.rmtree(repository / "models" / order.ensemble)
+    seal(repository)
+    served = f"choices: {ORDERS[0].task} by model '{ORDERS[0].family.name}'"
+    with EmbeddedTriton([repository], tmp_path) as other:
+        with gateway_before(other.grpc_url, tmp_path / "images") as gateway:
+            problem = is_problem(
+                gateway.post(prompt="a mug", model="sdxl"), 422, "by model 'sdxl' is not served here", served
+            )
+            assert problem["errors"][0]["loc"] == ["body", "model"]
+            assert gateway.post(prompt="a mug").status_code == 200
+            assert gateway.http.get("/readyz").status_code == 200
 
 
 def test_errors_of_a_real_model_are_mapped(gateway: Gateway) -> None:
