@@ -35,11 +35,11 @@ def build(plan: Plan, output: Path, previous: Manifest | None, again: frozenset[
             started, name = time.perf_counter(), f"{plan.family.name}.{component.name}"
             kept = None if component.name in again else _keep(plan, component, output, previous, folder)
             if not kept:
-                print(f"{name:<21}{'...':>12}", flush=True)  # a denoiser takes minutes
+                print(_line(name, "..."), flush=True)  # a denoiser takes minutes
             absmax = {} if kept else calibrated(plan, component, output.parent)
             record = kept or export_component(plan, component, folder, engine_path(plan, component), absmax)
             effort = "kept" if kept else f"{time.perf_counter() - started:.1f} s"
-            print(f"{name:<21}{_row(record, folder, effort)}", flush=True)
+            print(_line(name, effort, _facts(record, folder)), flush=True)
             components[component.name] = record
         manifest = describe(plan, components, folder)
         manifests.write(manifest, folder)
@@ -57,14 +57,22 @@ def check_room(plan: Plan, folder: Path) -> None:
 
 
 def heading() -> str:
-    return f"{'component':<21}{'exported in':>12}{'MB':>10}  {'precision':<13}max error (allowed)"
+    return _line("component", "exported in", _columns("MB", "precision", "max error (allowed)"))
 
 
-def _row(record: ComponentRecord, folder: Path, effort: str) -> str:
+def _line(name: str, effort: str, facts: str = "") -> str:
+    return f"{name:<21}{effort:>12}{facts}"
+
+
+def _columns(size: str, precision: str, compared: str) -> str:
+    return f"{size:>10}  {precision:<13}{compared}"
+
+
+def _facts(record: ComponentRecord, folder: Path) -> str:
     megabytes = (folder / record.file).stat().st_size / 1e6
     errors = ", ".join(f"{error:.1e}" for error in record.max_error.values())
     compared = f"{errors} ({record.tolerance:g})" if errors else "not run here"
-    return f"{effort:>12}{megabytes:>10.1f}  {record.precision:<13}{compared}"
+    return _columns(f"{megabytes:.1f}", record.precision, compared)
 
 
 def calibrated(plan: Plan, component: ComponentSpec, folder: Path) -> Absmax:

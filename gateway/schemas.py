@@ -64,7 +64,12 @@ Priority = Annotated[str, _one_of(PRIORITIES), Field(json_schema_extra={"enum": 
 class LoraChoice(BaseModel):
     """An adapter to apply, and how strongly."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"example": {"name": "food", "scale": 1.0}},
+    )
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     scale: float | None = Field(

@@ -32,7 +32,6 @@ MESSAGES = {
     "less_than_equal": RANGE,
 }
 RANGES = {"seed": f"0..{SEEDS - 1}", "scale": str(LORA_SCALE)}
-EXAMPLES = {LoraChoice: {"name": "food", "scale": 1.0}, GenerateRequest: {"prompt": "a red mug"}}
 
 
 def problem_of(error: RequestValidationError) -> Problem:
@@ -58,7 +57,7 @@ def _message(entry: Mapping[str, Any]) -> str:
     """What is wrong: MESSAGES, or pydantic's own words, but for those that name a class of ours."""
     model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
     if entry["type"] == "model_type":
-        return f"not an object such as {json.dumps(EXAMPLES[model])}"
+        return f"not an object such as {json.dumps(model.model_json_schema()['example'])}"
     if entry["type"] != "extra_forbidden":
         said = MESSAGES.get(entry["type"], "{msg}")
         return said.format(msg=entry["msg"], range=RANGES.get(entry["loc"][-1]), **entry.get("ctx", {}))
