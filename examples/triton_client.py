@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 parser.add_argument("--url", default="127.0.0.1:8001", help="HOST:PORT of Triton's gRPC")
 parser.add_argument(
-    "--prompt", help="what to draw", default="A sleek blue smartphone on a dark gradient background"
+    "--prompt", help="what to draw", default="a yellow backpack on a teal gradient background"
 )
 parser.add_argument("--image", help="picture to start from; it is scaled to the checkpoint's native size")
 parser.add_argument(

@@ -14,8 +14,8 @@ from gateway.server import ServerError, background
 from gateway.settings import SettingsError, load
 from serving import EmbeddedTriton, ServingError
 
-EXAMPLE_PROMPT = "A sleek blue smartphone on a dark gradient background"
-EXAMPLE_EDIT = "A red smartphone on a dark gradient background"
+EXAMPLE_PROMPT = "a yellow backpack on a teal gradient background"
+EXAMPLE_EDIT = "a red backpack on a teal gradient background"
 EXAMPLE_SEED = 7  # fixed, so that everybody sees the same picture first
 LOG_FOLDER = Path("out/logs")
 # Loopback is never reached through a proxy.

@@ -110,7 +110,7 @@ class GenerateRequest(BaseModel):
         extra="forbid",
         strict=True,
         frozen=True,
-        json_schema_extra={"example": {"prompt": "A sleek blue smartphone on a dark gradient background"}},
+        json_schema_extra={"example": {"prompt": "a yellow backpack on a teal gradient background"}},
     )
 
     prompt: Prompt
