@@ -58,7 +58,7 @@ FAULTS = (
     Fault("DEADLINE_EXCEEDED", "", 504, "Deadline exceeded", LATE, unanswered=True),
     Fault("INTERNAL", "stub process .* is not healthy", 503, "Model crashed", LATER, doubt=True),
     Fault("INVALID_ARGUMENT", "", 500, "Model refused the request", OURS, doubt=True),
-    Fault("NOT_FOUND", "is not found", 503, "Model not served", LATER, doubt=True, absent=True),
+    Fault("NOT_FOUND", "is not found", 503, "Model not served", LATER, absent=True),
     Fault("NOT_FOUND", "", 503, "Model not loaded", LATER, doubt=True),
     Fault("", "", 502, "Model failed", FAILED),
 )

@@ -139,10 +139,11 @@ class TritonClient:
                 raise InferenceServerException("Triton is not ready", "StatusCode.UNAVAILABLE")
             if not (served := await self._served()):
                 raise InferenceServerException("no ensemble is served", "StatusCode.UNAVAILABLE")
-            self._limits = {order: await self._read_limits(order, self._probe_seconds) for order in served}
+            limits = {order: await self._read_limits(order, self._probe_seconds) for order in served}
+            self._limits = dict(limits)  # a request in doubt may empty it meanwhile
             for order in served:
-                await self._prove(order)
-            return dict(self._limits)
+                await self._prove(order, limits[order].min_size)
+            return limits
 
     async def _served(self) -> list[Order]:
         return [order for order in ORDERS if await self._is_served(order)]
@@ -151,11 +152,10 @@ class TritonClient:
         ready: bool = await self._client.is_model_ready(order.ensemble, client_timeout=self._probe_seconds)
         return ready
 
-    async def _prove(self, order: Order) -> None:
+    async def _prove(self, order: Order, side: int) -> None:
         family, now = order.family.name, asyncio.get_running_loop().time()
         if order.spec.takes_image or self._drawing[family] or now < self._proof_ends.get(family, 0.0):
             return
-        side = self._limits[order].min_size
         canary = Sample(order, "canary", "", 0, 1, 1.0, order.family.schedulers[0], side, side)
         key = f"canary.{secrets.token_hex(8)}"
         await asyncio.wait_for(self.draw(canary, key), self._probe_seconds)

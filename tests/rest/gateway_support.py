@@ -133,14 +133,18 @@ Reply = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_
 
 
 class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Speaks Triton's protocol; answers ensembles with `reply`, counts their calls, notes cancellations."""
+    """Speaks Triton's protocol for flux_text_to_image: `reply` answers. Counts calls, notes cancellations."""
 
     def __init__(self) -> None:
-        self.calls, self.cancelled = 0, list[bytes]()
+        self.calls, self.configs, self.cancelled = 0, 0, list[bytes]()
         self.parameters = dict(PARAMETERS)
         self.reply: Reply = lambda request, context: good_reply()
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
+        if request.name != "flux_text_to_image":
+            unknown = f"Request for unknown model: '{request.name}' is not found"
+            context.abort(grpc.StatusCode.NOT_FOUND, unknown)
+        self.configs += 1
         config = model_config_pb2.ModelConfig()
         for key, value in self.parameters.items():
             config.parameters[key].string_value = value

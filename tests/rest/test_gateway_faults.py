@@ -71,6 +71,13 @@ def test_each_fault_has_its_answer_and_its_number_of_tries(liar: Liar, lied_to: 
     assert lied_to.post(prompt="a mug").status_code == 200
 
 
+def test_who_asks_for_what_is_not_served_makes_no_work_for_others(liar: Liar, lied_to: Gateway) -> None:
+    for _ in range(2):
+        assert lied_to.post(prompt="a mug").status_code == 200
+        is_problem(lied_to.post(prompt="a mug", model="sdxl"), 422, "choices: text_to_image by model 'flux'")
+    assert (liar.calls, liar.configs) == (2, 1)
+
+
 def test_the_table_is_tested_whole() -> None:
     assert len(ROWS) == len(FAULTS) + 2  # two messages of a lost connection, two codes for the last row
 
