@@ -2,5 +2,5 @@
 
 import os
 
-# While it is imported, transformers warns of picture processors that nothing here uses.
+# transformers warns, while it is imported, of picture processors that nothing here uses.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

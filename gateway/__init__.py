@@ -2,5 +2,5 @@
 
 import os
 
-# With it gRPC prints a line whenever a decoder of base images starts; none of our forks goes on using gRPC.
+# With fork support gRPC prints a line whenever a decoder of base images starts, which uses no gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

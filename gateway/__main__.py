@@ -13,7 +13,8 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from gateway.app import create_app
-from gateway.demo import EXAMPLE_PROMPT, LOG_FOLDER, show
+from gateway.demo import LOG_FOLDER, show
+from gateway.schemas import EXAMPLE_PROMPT
 from gateway.server import LOOPBACK, ServerError, listen, url_of, uvicorn_server
 from gateway.settings import Settings, SettingsError, described, load, misspelt
 from gateway.triton import CHANNEL_ARGS

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app import create_app
+from gateway.schemas import EXAMPLE_PROMPT
 from gateway.server import ServerError, background
 from gateway.settings import SettingsError, load
 from serving import EmbeddedTriton, ServingError
 
-EXAMPLE_PROMPT = "a yellow backpack on a teal gradient background"
 EXAMPLE_EDIT = "a red backpack on a teal gradient background"
 EXAMPLE_SEED = 7  # fixed, so that everybody sees the same picture first
 LOG_FOLDER = Path("out/logs")

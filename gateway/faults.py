@@ -19,7 +19,7 @@ class Fault:
     """A row: gRPC `code`, a pattern in its message, and the answer. `doubt`: Triton may not work any more.
 
     `unanswered`: the client gave up, or lost the connection, so Triton may still be drawing.
-    `absent`: Triton's repositories have no such model.
+    `absent`: Triton has not loaded such a model; most likely its repositories have none.
     """
 
     code: str
@@ -58,7 +58,7 @@ FAULTS = (
     Fault("DEADLINE_EXCEEDED", "", 504, "Deadline exceeded", LATE, unanswered=True),
     Fault("INTERNAL", "stub process .* is not healthy", 503, "Model crashed", LATER, doubt=True),
     Fault("INVALID_ARGUMENT", "", 500, "Model refused the request", OURS, doubt=True),
-    Fault("NOT_FOUND", "is not found", 503, "Model not served", LATER, absent=True),
+    Fault("NOT_FOUND", "is not found", 503, "Model not loaded", LATER, absent=True),
     Fault("NOT_FOUND", "", 503, "Model not loaded", LATER, doubt=True),
     Fault("", "", 502, "Model failed", FAILED),
 )

@@ -1,6 +1,5 @@
 """Exceptions -> problem+json, each kind in one place."""
 
-import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -25,7 +24,7 @@ from gateway.problems import ErrorItem, Problem, problem_response, shown
 from gateway.replies import ReplyError
 from gateway.storage import StorageError
 from gateway.triton import NotServed
-from gateway.validation import problem_of
+from gateway.validation import problem_of, with_input
 
 log = logging.getLogger("gateway")
 BASE_IMAGE = {
@@ -65,14 +64,16 @@ async def on_triton(request: Request, error: InferenceServerException) -> Respon
 
 async def on_base_image(request: Request, error: BaseImageError) -> Response:
     log.info("request %s: base image: %s", request.state.request_id, error)
-    (status, title), uploaded = BASE_IMAGE[type(error)], error.url is None
-    field = FILE if uploaded else "base_image_url"
+    status, title = BASE_IMAGE[type(error)]
+    field = "base_image_url" if error.url else FILE
     item = ErrorItem(loc=["body", field], msg=str(error), type="base_image", input=shown(error.url))
-    given = "" if uploaded else f" (given: {json.dumps(item.input, ensure_ascii=False)})"
-    return problem_response(request, Problem(status, title, f"{error}{given}", [item]))
+    return problem_response(
+        request, Problem(status, title, with_input(item) if error.url else item.msg, [item])
+    )
 
 
 async def on_not_served(request: Request, error: NotServed) -> Response:
+    log.warning("request %s: %s", request.state.request_id, error)
     item = ErrorItem(loc=["body", "model"], msg=str(error), type="not_served")
     return problem_response(request, Problem(422, "Model not served", str(error), [item]))
 

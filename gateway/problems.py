@@ -58,13 +58,12 @@ class Problem(Exception):
 
 
 class JsonLike(reprlib.Repr):
-    """Lists and objects cut short, their texts, null, true and false as JSON has them."""
+    """Lists and objects cut short, with JSON's null, true and false."""
 
     def repr1(self, value: object, level: int) -> str:
-        if isinstance(value, str):
-            value = value if len(value) <= self.maxstring else f"{value[: self.maxstring]}..."
-        is_json = value is None or isinstance(value, str | bool)
-        return json.dumps(value, ensure_ascii=False) if is_json else super().repr1(value, level)
+        if value is None or isinstance(value, bool):
+            return json.dumps(value)
+        return super().repr1(value, level)
 
 
 def shown(value: object) -> object:

@@ -17,6 +17,7 @@ from gateway.generation import Drawing, Ordered, Stopwatch, answer, keep
 from gateway.intake import DOCUMENTED, Asked, read
 from gateway.limits import Limits
 from gateway.problems import Problem, documented
+from gateway.replies import ReplyError
 from gateway.samples import Order
 from gateway.schemas import Choice, GenerateResponse, ListedLora, Readiness, Served
 from gateway.settings import Settings
@@ -142,10 +143,10 @@ async def readyz(use: Using) -> Readiness:
 
 
 def _reason(error: Exception, settings: Settings) -> str:
-    """Without addresses and what else Triton says of its inside: that is in the log."""
+    """Without what Triton or its reply tell of the inside: that is in the log."""
     if isinstance(error, InferenceServerException):
         return fault_of(error).title.lower()
-    return str(error) or f"no answer within {settings.probe_seconds:g} s"
+    return "bad reply" if isinstance(error, ReplyError) else f"no answer within {settings.probe_seconds:g} s"
 
 
 def _served(family: FamilySpec, served: Mapping[Order, Limits]) -> Served:

@@ -16,6 +16,7 @@ from gateway.base_image.limits import LIMITS
 from gateway.encoding import OUTPUT_FORMATS
 from gateway.problems import shown
 
+EXAMPLE_PROMPT = "a yellow backpack on a teal gradient background"
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
 MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
 MAX_DATA_URI = LIMITS.max_bytes * 4 // 3 + 100  # characters; how long a URL may be is the fetcher's matter
@@ -110,7 +111,7 @@ class GenerateRequest(BaseModel):
         extra="forbid",
         strict=True,
         frozen=True,
-        json_schema_extra={"example": {"prompt": "a yellow backpack on a teal gradient background"}},
+        json_schema_extra={"example": {"prompt": EXAMPLE_PROMPT}},
     )
 
     prompt: Prompt
@@ -131,7 +132,9 @@ class GenerateRequest(BaseModel):
     )
     scheduler: Scheduler | None = Field(None, description="diffusers' class; default: the model's first")
     strength: float | None = Field(
-        None, allow_inf_nan=False, description="with a base image, in (0, 1]: how far to leave it"
+        None,
+        allow_inf_nan=False,
+        description="with a base image, in (0, 1]: how far to leave it; flux wants more than sdxl",
     )
     quality: Quality | None = Field(
         None, description="flux only: below high, some steps are forecast, not computed; default: high"

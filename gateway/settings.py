@@ -1,6 +1,7 @@
 """Settings, each from an environment variable POSTPULSE_<NAME>."""
 
 import os
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +12,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from families.adapters import DEFAULT_STORE
 from gateway.base_image.urls import AllowList
+
+# What Kubernetes adds to the environment for a service that has our prefix in its name.
+OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
 
 
 class SettingsError(Exception):
@@ -72,16 +76,13 @@ def _variable(name: str) -> str:
 
 
 def misspelt() -> list[str]:
-    """A line for each variable of the environment that is nearly a setting's and sets nothing.
-
-    Others with the prefix are no fault: Kubernetes makes some for a service of that name.
-    """
+    """A line for each variable of the environment that is nearly a setting's and sets nothing."""
     prefix, names = Settings.model_config["env_prefix"], list(Settings.model_fields)
     others = {name.upper() for name in os.environ} - {_variable(name) for name in names}
     meant = {
         other: get_close_matches(other.removeprefix(prefix).lower(), names, n=1)
         for other in sorted(others)
-        if other.startswith(prefix)
+        if other.startswith(prefix) and not OF_KUBERNETES.search(other)
     }
     return [
         f"{other} is no setting and changes nothing; did you mean {_variable(near[0])}?"

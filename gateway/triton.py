@@ -116,7 +116,10 @@ class TritonClient:
                     name, inputs, request_id=tried, parameters=parameters, **times
                 )
             except InferenceServerException as error:
-                if not fault_of(error).unanswered:
+                fault = fault_of(error)
+                if fault.absent:
+                    self._limits.pop(sample.order, None)  # it was there: who asks next is told what is
+                if not fault.unanswered:
                     unanswered.remove(tried)
                 raise
             unanswered.remove(tried)
@@ -138,15 +141,16 @@ class TritonClient:
             if not await self._client.is_server_ready(client_timeout=self._probe_seconds):
                 raise InferenceServerException("Triton is not ready", "StatusCode.UNAVAILABLE")
             if not (served := await self._served()):
-                raise InferenceServerException("no ensemble is served", "StatusCode.UNAVAILABLE")
+                raise InferenceServerException("no ensemble is served", "StatusCode.NOT_FOUND")
             limits = {order: await self._read_limits(order, self._probe_seconds) for order in served}
-            self._limits = dict(limits)  # a request in doubt may empty it meanwhile
+            self._limits = dict(limits)  # requests may add to it meanwhile
             for order in served:
                 await self._prove(order, limits[order].min_size)
             return limits
 
     async def _served(self) -> list[Order]:
-        return [order for order in ORDERS if await self._is_served(order)]
+        ready = await asyncio.gather(*map(self._is_served, ORDERS))
+        return [order for order, is_ready in zip(ORDERS, ready, strict=True) if is_ready]
 
     async def _is_served(self, order: Order) -> bool:
         ready: bool = await self._client.is_model_ready(order.ensemble, client_timeout=self._probe_seconds)

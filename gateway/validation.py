@@ -12,16 +12,17 @@ from gateway.problems import ErrorItem, Problem, shown
 from gateway.schemas import SEEDS, GenerateRequest, LoraChoice
 
 DETAILED_ERRORS = 3
-WHOLE, NUMBER, RANGE = "not a whole number", "not a number", "not in {range}"
+INTEGER, NUMBER, RANGE = "not an integer", "not a number", "not in {range}"
 # For types of pydantic's whose own words are of its inside, or tell one end of a range only.
 MESSAGES = {
     "missing": "is required",
-    "string_type": "not a text",
-    "int_type": WHOLE,
-    "int_parsing": WHOLE,
-    "int_from_float": WHOLE,
+    "string_type": "not a string",
+    "int_type": INTEGER,
+    "int_parsing": INTEGER,
+    "int_parsing_size": "an integer of too many digits",
     "float_type": NUMBER,
     "float_parsing": NUMBER,
+    "finite_number": "not finite",
     "list_type": "not a list",
     "string_too_long": "at most {max_length} characters",
     "too_long": "at most {max_length}",
@@ -68,5 +69,9 @@ def _message(entry: Mapping[str, Any]) -> str:
 
 def _sentence(item: ErrorItem) -> str:
     where = ".".join(str(part) for part in item.loc[1:]) or "body"
-    given = "" if item.type == "missing" else f" (given: {json.dumps(item.input, ensure_ascii=False)})"
-    return f"{where}: {item.msg}{given}"
+    return f"{where}: {item.msg if item.type == 'missing' else with_input(item)}"
+
+
+def with_input(item: ErrorItem) -> str:
+    """What is wrong, and the value that was given."""
+    return f"{item.msg} (given: {json.dumps(item.input, ensure_ascii=False)})"

@@ -23,7 +23,7 @@ def is_free(port: int) -> bool:
 
 
 def resolve_port(port: int, purpose: str, taken: int | None = None) -> int:
-    """`port` if it is free, a free one if it is 0, never `taken`; ServingError names the commands' option."""
+    """`port` if it is free, a free one if it is 0, never `taken`; ServingError names the option."""
     option = f"--{purpose.lower()}-port"
     if not 0 <= port <= 65535:
         raise ServingError(
@@ -34,6 +34,6 @@ def resolve_port(port: int, purpose: str, taken: int | None = None) -> int:
         return next(choice for choice in candidates if choice != taken and is_free(choice))
     if port == taken or not is_free(port):
         raise ServingError(
-            f"{purpose} port {port} on {LOOPBACK} is in use; name another {option}, or 0 for a free one"
+            f"{purpose} port {port} on {LOOPBACK} is in use; choose another {option}, or 0 for a free one"
         )
     return port

@@ -237,7 +237,7 @@ def test_a_taken_port_is_named(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert start_fails(repository, Options(grpc_port=port)).startswith(
-            f"gRPC port {port} on 127.0.0.1 is in use; name another --grpc-port"
+            f"gRPC port {port} on 127.0.0.1 is in use; choose another --grpc-port"
         )
 
 

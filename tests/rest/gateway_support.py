@@ -133,17 +133,15 @@ Reply = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_
 
 
 class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Speaks Triton's protocol for flux_text_to_image: `reply` answers. Counts calls, notes cancellations."""
+    """Speaks Triton's protocol: `reply` answers ensembles that are `served`. Counts calls, notes cancellations."""
 
     def __init__(self) -> None:
         self.calls, self.configs, self.cancelled = 0, 0, list[bytes]()
-        self.parameters = dict(PARAMETERS)
+        self.parameters, self.served = dict(PARAMETERS), {"flux_text_to_image"}
         self.reply: Reply = lambda request, context: good_reply()
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
-        if request.name != "flux_text_to_image":
-            unknown = f"Request for unknown model: '{request.name}' is not found"
-            context.abort(grpc.StatusCode.NOT_FOUND, unknown)
+        self.check_served(request.name, context)
         self.configs += 1
         config = model_config_pb2.ModelConfig()
         for key, value in self.parameters.items():
@@ -151,7 +149,7 @@ class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelConfigResponse(config=config)
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return service_pb2.ModelReadyResponse(ready=request.name == "flux_text_to_image")
+        return service_pb2.ModelReadyResponse(ready=request.name in self.served)
 
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ServerReadyResponse(ready=True)
@@ -164,8 +162,13 @@ class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
                 if tensor.name == "cancel"
             ]
             return service_pb2.ModelInferResponse()
+        self.check_served(request.model_name, context)
         self.calls += 1
         return self.reply(request, context)
+
+    def check_served(self, name: str, context: grpc.ServicerContext) -> None:
+        if name not in self.served:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{name}' is not found")
 
     def fail(self, code: grpc.StatusCode, message: str) -> None:
         """From now on every inference ends with this status."""

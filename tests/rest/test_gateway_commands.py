@@ -17,7 +17,7 @@ import pytest
 from gateway_support import unused_port
 from PIL import Image
 
-from gateway.demo import EXAMPLE_PROMPT
+from gateway.schemas import EXAMPLE_PROMPT
 from gateway.settings import Settings
 from serving import EmbeddedTriton
 
@@ -103,7 +103,8 @@ def test_a_port_of_triton_that_is_none_is_named_as_such(repository: Path, tmp_pa
 
 def test_a_misspelt_setting_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTPULSE_DEADLINE", "7")
-    monkeypatch.setenv("POSTPULSE_PORT_8080_TCP", "tcp://10.0.0.7:8080")  # Kubernetes sets such
+    for name in ("SERVICE_HOST", "TRITON_PORT", "TRITON_PORT_8001_TCP_ADDR"):  # Kubernetes sets such
+        monkeypatch.setenv(f"POSTPULSE_{name}", "10.0.0.7")
     ended = run(tmp_path, "-m", "gateway", "--port", "99999")
     near = "POSTPULSE_DEADLINE is no setting and changes nothing; did you mean POSTPULSE_DEADLINE_SECONDS?"
     assert ended.stdout == f"warning: {near}\n"
@@ -173,6 +174,7 @@ def test_the_demo_needs_a_repository(tmp_path: Path) -> None:
 
 def test_the_example_client_saves_a_picture(triton: EmbeddedTriton, tmp_path: Path) -> None:
     client = str(EXAMPLES / "triton_client.py")
+    assert f'"{EXAMPLE_PROMPT}"' in Path(client).read_text()  # it can import nothing of ours
     ended = run(tmp_path, client, "--url", triton.grpc_url, "--prompt", "a mug", "--output", "mug.png")
     assert ended.returncode == 0, ended.stderr
     with Image.open(tmp_path / "mug.png") as picture:

@@ -78,6 +78,13 @@ def test_who_asks_for_what_is_not_served_makes_no_work_for_others(liar: Liar, li
     assert (liar.calls, liar.configs) == (2, 1)
 
 
+def test_a_model_that_has_gone_is_told_from_the_next_request_on(liar: Liar, lied_to: Gateway) -> None:
+    assert lied_to.post(prompt="a mug").status_code == 200
+    liar.served = {"sdxl_text_to_image"}
+    is_problem(lied_to.post(prompt="a mug"), 503, "try again later")
+    is_problem(lied_to.post(prompt="a mug"), 422, "choices: text_to_image by model 'sdxl'")
+
+
 def test_the_table_is_tested_whole() -> None:
     assert len(ROWS) == len(FAULTS) + 2  # two messages of a lost connection, two codes for the last row
 

@@ -64,7 +64,7 @@ def test_a_triton_without_the_ensemble_is_not_ready(tmp_path: Path, triton: Embe
     with EmbeddedTriton([tmp_path / "other"], tmp_path) as other:
         with gateway_before(other.grpc_url, tmp_path / "images") as gateway:
             is_problem(gateway.post(prompt="a mug"), 503)
-            is_problem(gateway.http.get("/readyz"), 503, "does not draw at present: model server unavailable")
+            is_problem(gateway.http.get("/readyz"), 503, "does not draw at present: model not loaded")
 
 
 def test_who_asks_for_what_is_not_served_is_told_what_is(tmp_path: Path) -> None:
