@@ -138,7 +138,7 @@ class Range:
 def check_strength(strength: float, num_inference_steps: int) -> None:
     """InvalidRequest unless `strength` is in (0, 1] and leaves a step to make."""
     if not 0 < strength <= 1:
-        raise InvalidRequest(f"strength {strength} is not in (0, 1]")
+        raise InvalidRequest(f"strength {strength} is not above 0 and at most 1")
     if strength * num_inference_steps < 1:
         least = math.ceil(1000 / num_inference_steps) / 1000  # rounded up: what is told must do
         raise InvalidRequest(

@@ -12,6 +12,7 @@ from diffusion.adapters.canonical import check_targets
 from diffusion.adapters.packs import read_kept
 from families import FAMILIES
 from families.adapters import LORA_SCALE, STORE, AdapterEntry, AdapterError, store_folder
+from families.wording import INDUSTRIES
 from finetune.store import Said, Store, open_base
 
 
@@ -61,6 +62,8 @@ def _add(parser: argparse.ArgumentParser) -> Command:
             file, options.name, base, said, options.replace, options.any_checkpoint
         )
         print(_line(base.family.name, options.name, entry))
+        if entry.industry and entry.industry not in INDUSTRIES:
+            print(f"note: '{entry.industry}' is an industry of its own; known are {', '.join(INDUSTRIES)}")
 
     return run
 
@@ -69,9 +72,9 @@ def _list(parser: argparse.ArgumentParser) -> Command:
     """what the store has"""
 
     def run(options: argparse.Namespace) -> None:
-        for family, adapters in Store(options.store).index.families().items():
-            for name, entry in adapters.items():
-                print(_line(family, name, entry))
+        families = Store(options.store).index.families()
+        lines = [_line(family, name, entry) for family, of in families.items() for name, entry in of.items()]
+        print("\n".join(lines) or f"{options.store} has no adapters")
 
     return run
 

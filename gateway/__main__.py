@@ -60,6 +60,8 @@ def serve(arguments: argparse.Namespace) -> None:
     settings = load(NOT_YET if arguments.embedded else arguments.triton)
     for line in misspelt():
         show(f"warning: {line}")
+    if not settings.adapters.is_dir():
+        show(f"warning: there is no store of adapters at {settings.adapters}; industries are words only")
     with listen(arguments.host, arguments.port) as listener:
         if not arguments.embedded:
             warn_if_away(settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from families import FAMILIES, FamilySpec, InvalidRequest
 from families.adapters import AdapterEntry, AdapterIndex
@@ -10,9 +11,10 @@ from families.wording import INDUSTRIES, STYLES
 from gateway.limits import Limits
 from gateway.problems import ErrorItem, Problem, shown
 from gateway.prompts import compose
-from gateway.schemas import Choice, ChoiceAdapter, GenerateRequest, ListedLora
+from gateway.schemas import Choice, ChoiceAdapter, GenerateRequest, Kind, ListedLora, NoAdapter
 from gateway.validation import invalid
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Listed = Sequence[tuple[FamilySpec, str, AdapterEntry]]
 
 
@@ -70,6 +72,17 @@ class AdapterTable:
             raise refusal(error, fields) from None
         return tuple(Lora(lora.name, scale_of(lora, entry)) for lora, entry in zip(loras, found, strict=True))
 
+    def lacking(self, family: FamilySpec, fields: GenerateRequest, limits: Limits) -> list[NoAdapter]:
+        """Warnings of the industry and the style that bring adapters, but none that fits what is served."""
+        asked = [(kind, name) for kind in KINDS if (name := getattr(fields, kind))]
+        listed = self._listed() if asked else []
+        warnings = []
+        for kind, name in asked:
+            theirs = [(owner, entry) for owner, _, entry in listed if getattr(entry, kind) == name]
+            if theirs and not any(owner is family and fits(entry, limits) for owner, entry in theirs):
+                warnings.append(no_adapter(kind, name, family))
+        return warnings
+
     def _choices(self, kind: str, known: Sequence[str]) -> list[Choice]:
         listed = self._listed()
         named = [name for _, _, entry in listed if (name := getattr(entry, kind))]
@@ -104,9 +117,17 @@ def choice(kind: str, name: str, listed: Listed) -> Choice:
     return Choice(name=name, prompt_template=compose("{prompt}", *words), adapters=adapters)
 
 
+def no_adapter(kind: Kind, name: str, family: FamilySpec) -> NoAdapter:
+    message = f"{kind} '{name}' has no adapter for what {family.name} serves: it is words in the prompt only"
+    return NoAdapter(field=kind, name=name, message=f"{message}; GET /loras lists adapters")
+
+
 def brought(entry: AdapterEntry, fields: GenerateRequest, limits: Limits) -> bool:
     """Whether the request's industry or style brings this adapter to what is served."""
-    fits = limits.max_rank > 0 and entry.checkpoint_sha256 in (None, limits.denoiser_sha256)
-    words = {("industry", entry.industry), ("style", entry.style)}
-    asked = {(kind, name) for kind in ("industry", "style") if (name := getattr(fields, kind))}
-    return fits and bool(words & asked)
+    names = [name for kind in KINDS if (name := getattr(fields, kind)) and getattr(entry, kind) == name]
+    return fits(entry, limits) and bool(names)
+
+
+def fits(entry: AdapterEntry, limits: Limits) -> bool:
+    """Whether this adapter can be applied to what is served, as far as its file tells."""
+    return limits.max_rank > 0 and entry.checkpoint_sha256 in (None, limits.denoiser_sha256)

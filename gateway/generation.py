@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,9 +20,10 @@ from gateway.base_image.fit import Sizing
 from gateway.control import Progress
 from gateway.encoding import encode
 from gateway.intake import Asked
+from gateway.limits import Limits
 from gateway.resolution import Resolved, resolve, size_of
 from gateway.samples import Picture, Sample
-from gateway.schemas import AppliedLora, GenerateResponse, PromptTruncated
+from gateway.schemas import AppliedLora, GenerateResponse, NoAdapter, PromptTruncated
 from gateway.storage import Storage
 from gateway.triton import TritonClient
 from gateway.validation import invalid
@@ -77,11 +78,12 @@ class BaseImages:
 
 @dataclass(frozen=True)
 class Ordered:
-    """A request that can be drawn; `key` names it in Triton."""
+    """A request that can be drawn; `key` names it in Triton. `lacking` are adapters that it does without."""
 
     resolved: Resolved
     sample: Sample
     key: str
+    lacking: Sequence[NoAdapter]
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ class Drawing:
     async def order(self, asked: Asked, request_id: str, watch: Stopwatch) -> Ordered:
         """What to ask of Triton for `asked`; a Problem for what cannot be drawn."""
         resolved = resolve(asked, self.adapters)
-        sample = await self._sample(asked, resolved, watch)
+        limits = await self.triton.limits(resolved.order)
+        sample = await self._sample(asked, resolved, limits, watch)
+        lacking = self.adapters.lacking(resolved.order.family, asked.fields, limits)
         # Clients choose request ids, so two may be alike; who cancels one must not end the other.
-        return Ordered(resolved, sample, f"{request_id}.{secrets.token_hex(8)}")
+        return Ordered(resolved, sample, f"{request_id}.{secrets.token_hex(8)}", lacking)
 
     async def draw(self, ordered: Ordered, watch: Stopwatch) -> Picture:
         with watch.stage("triton"):
@@ -106,8 +110,8 @@ class Drawing:
     async def progress(self, ordered: Ordered) -> Progress | None:
         return await self.triton.progress(ordered.sample.order, ordered.key)
 
-    async def _sample(self, asked: Asked, resolved: Resolved, watch: Stopwatch) -> Sample:
-        limits, fields = await self.triton.limits(resolved.order), asked.fields
+    async def _sample(self, asked: Asked, resolved: Resolved, limits: Limits, watch: Stopwatch) -> Sample:
+        fields = asked.fields
         if wrong := limits.refusals(fields.height, fields.width):
             raise invalid(wrong)
         loras = self.adapters.selected(resolved.order.family, fields, limits)
@@ -149,7 +153,7 @@ def answer(ordered: Ordered, picture: Picture, url: str, seconds: float) -> Gene
         width=sample.width,
         height=sample.height,
         output_format=ordered.resolved.output_format,
-        warnings=warnings_of(picture),
+        warnings=[*warnings_of(picture), *ordered.lacking],
     )
 
 

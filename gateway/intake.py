@@ -2,6 +2,7 @@
 
 import email.message
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +70,22 @@ def _parsed(body: bytes) -> Any:
     if not body:
         raise Problem(422, "Invalid request", "body: is required")
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         detail = f"the body is not JSON: {error.msg} at character {error.pos}"
         raise Problem(400, "Malformed JSON", detail) from None
     except (RecursionError, ValueError) as error:  # nested too deep, not UTF-8, a number of 5,000 digits
         detail = f"the body cannot be read as JSON: {type(error).__name__}"
         raise Problem(400, "Malformed JSON", detail) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON readers take the last of two values in silence."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise Problem(422, "Invalid request", f"body: '{shown(name)}' is given twice")
+    return values
 
 
 def _checked(values: Any) -> GenerateRequest:

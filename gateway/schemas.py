@@ -16,6 +16,7 @@ from gateway.base_image.limits import LIMITS
 from gateway.encoding import OUTPUT_FORMATS
 from gateway.problems import shown
 
+Kind = Literal["industry", "style"]  # what brings adapters
 EXAMPLE_PROMPT = "a yellow backpack on a teal gradient background"
 SEEDS = 2**53  # the integers that every JSON reader keeps exact
 MAX_CHARACTERS = max(family.max_prompt_characters for family in FAMILIES.values())
@@ -53,12 +54,12 @@ def _one_of(choices: Collection[str]) -> AfterValidator:
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS), AfterValidator(_clean)]
 Prompt = Annotated[Text, AfterValidator(_not_blank)]
 Model = Annotated[str, _one_of(FAMILIES), Field(json_schema_extra={"enum": list(FAMILIES)})]
-Scheduler = Annotated[str, _one_of(SCHEDULERS), Field(json_schema_extra={"enum": SCHEDULERS})]
+Scheduler = Annotated[str, Field(max_length=100, json_schema_extra={"enum": SCHEDULERS})]
 OutputFormat = Annotated[
     str, _one_of(OUTPUT_FORMATS), Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})
 ]
 Pixels = Annotated[int, Field(gt=0)]
-Quality = Annotated[str, _one_of(QUALITIES), Field(json_schema_extra={"enum": QUALITIES})]
+Quality = Annotated[str, Field(max_length=100, json_schema_extra={"enum": QUALITIES})]
 Priority = Annotated[str, _one_of(PRIORITIES), Field(json_schema_extra={"enum": list(PRIORITIES)})]
 
 
@@ -134,7 +135,7 @@ class GenerateRequest(BaseModel):
     strength: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="with a base image, in (0, 1]: how far to leave it; flux wants more than sdxl",
+        description="with a base image, above 0 to 1: how far to leave it; flux wants more than sdxl",
     )
     quality: Quality | None = Field(
         None, description="flux only: below high, some steps are forecast, not computed; default: high"
@@ -159,6 +160,15 @@ class PromptTruncated(BaseModel):
     encoder: str
     kept: int
     dropped: int
+    message: str
+
+
+class NoAdapter(BaseModel):
+    """`name`, an industry or a style (`field`), brings adapters, but none to what drew: it was words only."""
+
+    code: Literal["no_adapter"] = "no_adapter"
+    field: Kind
+    name: str
     message: str
 
 
@@ -194,7 +204,7 @@ class GenerateResponse(BaseModel):
     width: int
     height: int
     output_format: str
-    warnings: list[PromptTruncated]
+    warnings: list[PromptTruncated | NoAdapter]
 
 
 class ProgressEvent(BaseModel):

@@ -38,7 +38,8 @@ class NotServed(Exception):
     """Triton has no ensemble for an order, but has others."""
 
     def __init__(self, order: Order, served: Sequence[Order]) -> None:
-        choices = ", ".join(map(str, served))
+        drawn_so = [other for other in served if other.task == order.task]
+        choices = ", ".join(map(str, drawn_so or served))
         super().__init__(f"{order} is not served here; choices: {choices}")
 
 

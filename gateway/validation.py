@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +17,8 @@ INTEGER, NUMBER, RANGE = "not an integer", "not a number", "not in {range}"
 # For types of pydantic's whose own words are of its inside, or tell one end of a range only.
 MESSAGES = {
     "missing": "is required",
+    "model_type": "not an object such as {example}",
+    "list_type": "not a list of objects such as {example}",
     "string_type": "not a string",
     "int_type": INTEGER,
     "int_parsing": INTEGER,
@@ -23,7 +26,6 @@ MESSAGES = {
     "float_type": NUMBER,
     "float_parsing": NUMBER,
     "finite_number": "not finite",
-    "list_type": "not a list",
     "string_too_long": "at most {max_length} characters",
     "too_long": "at most {max_length}",
     "string_pattern_mismatch": "not a name that adapters have; GET /loras lists them",
@@ -57,14 +59,21 @@ def _item(entry: Mapping[str, Any]) -> ErrorItem:
 def _message(entry: Mapping[str, Any]) -> str:
     """What is wrong: MESSAGES, or pydantic's own words, but for those that name a class of ours."""
     model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
-    if entry["type"] == "model_type":
-        return f"not an object such as {json.dumps(model.model_json_schema()['example'])}"
     if entry["type"] != "extra_forbidden":
         said = MESSAGES.get(entry["type"], "{msg}")
-        return said.format(msg=entry["msg"], range=RANGES.get(entry["loc"][-1]), **entry.get("ctx", {}))
+        example, places = json.dumps(model.model_json_schema()["example"]), entry["loc"]
+        return said.format(
+            msg=entry["msg"], example=example, range=RANGES.get(places[-1]), **entry.get("ctx", {})
+        )
     if entry["loc"] == ("body", FILE):
         return f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
-    return f"unknown field; fields: {', '.join(model.model_fields)}"
+    return _unknown(str(entry["loc"][-1]), list(model.model_fields))
+
+
+def _unknown(name: str, fields: list[str]) -> str:
+    near = get_close_matches(name.lower(), fields, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"unknown field; {meant}fields: {', '.join(fields)}"
 
 
 def _sentence(item: ErrorItem) -> str:

@@ -175,6 +175,10 @@ def test_two_processes_add_at_once_and_the_commands_tell_of_it(
     assert f"flux food: {kept} was changed" in (told_of := capsys.readouterr().out)
     assert "flux games: whole" in told_of
     assert told("adapters", "remove", "food", "--family", "flux") == "" and not kept.exists()
+    told("adapters", "remove", "games", "--family", "flux")
+    assert told("adapters", "list") == f"{tmp_path / 'store'} has no adapters\n"
+    own = told(*command("food", files["food"], base), "--industry", "foood")
+    assert "note: 'foood' is an industry of its own; known are technology, " in own
 
 
 @pytest.mark.parametrize(

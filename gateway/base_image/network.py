@@ -59,7 +59,7 @@ class CheckedNetwork(httpcore2.AsyncNetworkBackend):
         public = bool(addresses) and all(is_public(address) for address in addresses)
         if not public and not self._allowed.covers(host, port):
             raise BaseImageRefused(
-                "the host of base_image_url, or of a redirect, has no public address; "
+                "the host of base_image_url, or of a redirect, is not found or has no public address; "
                 "upload the picture instead"
             )
         return addresses

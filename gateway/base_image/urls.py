@@ -55,7 +55,10 @@ def check(text: str, allowed: AllowList, subject: str = URL) -> Target:
     _check_characters(text, subject)
     url = _parse(text, subject)
     if url.scheme not in PORTS:
-        raise BaseImageRefused(f"{subject}: scheme {url.scheme!r} is not one of {', '.join(PORTS)}, data")
+        raise BaseImageRefused(
+            f"{subject}: scheme {url.scheme!r} is not one of {', '.join(PORTS)}, data; "
+            "or upload the picture as base_image"
+        )
     if not FORM.fullmatch(text):
         raise _misshapen(subject)
     host = url.raw_host.decode("ascii").lower()

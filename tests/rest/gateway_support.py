@@ -133,7 +133,7 @@ Reply = Callable[[service_pb2.ModelInferRequest, grpc.ServicerContext], service_
 
 
 class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Speaks Triton's protocol: `reply` answers ensembles that are `served`. Counts calls, notes cancellations."""
+    """Speaks Triton's protocol: `reply` answers `served` ensembles. Counts calls, notes cancellations."""
 
     def __init__(self) -> None:
         self.calls, self.configs, self.cancelled = 0, 0, list[bytes]()

@@ -90,6 +90,25 @@ def test_the_answer_tells_what_was_applied(shop: Gateway) -> None:
     assert lora == {"name": "food", "sha256": "0" * 64, "scale": 0.8, "modules_applied": 2, "modules": 2}
 
 
+@pytest.mark.parametrize(
+    ("body", "warned"),
+    [
+        ({"industry": "food", "style": "luxury"}, []),
+        ({"industry": "travel", "style": "luxury"}, [("industry", "travel")]),  # for another checkpoint
+        ({"industry": "food", "style": "luxury", "model": "sdxl"}, [("style", "luxury")]),
+        ({"industry": "fashion", "style": "vintage"}, []),  # words wherever they are asked
+    ],
+)
+def test_an_industry_that_is_words_here_only_is_told(
+    shop: Gateway, body: dict[str, str], warned: list[tuple[str, str]]
+) -> None:
+    warnings = shop.post(prompt="a mug", **body).json()["warnings"]
+    assert [(warning["field"], warning["name"]) for warning in warnings] == warned
+    assert all(
+        warning["code"] == "no_adapter" and warning["name"] in warning["message"] for warning in warnings
+    )
+
+
 def test_a_form_writes_adapters_as_json(shop: Gateway) -> None:
     fields = {"prompt": "a mug", "loras": '[{"name": "grain", "scale": 0.5}]'}
     answer = shop.http.post("/generate-image", files={name: (None, text) for name, text in fields.items()})

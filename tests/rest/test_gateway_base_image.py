@@ -160,7 +160,7 @@ def test_the_strength_reaches_the_model(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"strength": 0}, ["strength", "(0, 1]"]),
+        ({"strength": 0}, ["strength: 0.0 is not above 0 and at most 1"]),
         ({"strength": -0.5}, ["strength", "-0.5"]),
         ({"strength": 1.01}, ["strength", "1.01"]),
         ({"strength": 0.05, "num_inference_steps": 10}, ["strength", "less than one step", "0.1"]),

@@ -101,13 +101,17 @@ def test_a_port_of_triton_that_is_none_is_named_as_such(repository: Path, tmp_pa
     assert ended.stderr.startswith("gateway: gRPC port -1 is not a port; choose a --grpc-port of 1 to 65535")
 
 
-def test_a_misspelt_setting_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_setting_and_a_store_that_is_not_there_are_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("POSTPULSE_DEADLINE", "7")
+    monkeypatch.setenv("POSTPULSE_ADAPTERS", "nowhere")
     for name in ("SERVICE_HOST", "TRITON_PORT", "TRITON_PORT_8001_TCP_ADDR"):  # Kubernetes sets such
         monkeypatch.setenv(f"POSTPULSE_{name}", "10.0.0.7")
     ended = run(tmp_path, "-m", "gateway", "--port", "99999")
     near = "POSTPULSE_DEADLINE is no setting and changes nothing; did you mean POSTPULSE_DEADLINE_SECONDS?"
-    assert ended.stdout == f"warning: {near}\n"
+    away = "there is no store of adapters at nowhere; industries are words only"
+    assert ended.stdout == f"warning: {near}\nwarning: {away}\n"
 
 
 def test_a_folder_of_pictures_that_cannot_be_made_is_named(
@@ -136,9 +140,9 @@ def test_a_triton_that_does_not_answer_is_named_at_the_start(tmp_path: Path) -> 
     address = f"127.0.0.1:{unused_port()}"
     command = [sys.executable, "-m", "gateway", "--port", "0", "--triton", address]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        first = next(iter(process.stdout or []))
+        said = next(line for line in process.stdout or [] if "Triton" in line)
         process.kill()
-    assert first.startswith(f"warning: no live Triton at {address};")
+    assert said.startswith(f"warning: no live Triton at {address};")
 
 
 def test_the_demo_draws_a_picture_and_one_that_starts_from_it(repository: Path, tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ REFUSED = {
         ["prompt", f"{LONGEST + 12} characters with style", str(LONGEST)],
     ),
     "unknown field": ({"prompt": "mug", "steps": 4}, ["steps", "unknown field", "num_inference_steps"]),
+    "misspelt field": ({"promt": "mug", "prompt": "mug"}, ["promt: unknown field; did you mean prompt?"]),
+    "long scheduler": ({"prompt": "mug", "scheduler": "x" * 9_000}, ["scheduler", "9000 characters"]),
+    "loras no list": (
+        {"prompt": "mug", "loras": {"name": "food"}},
+        ['loras: not a list of objects such as {"name": "food", "scale": 1.0}'],
+    ),
     "unknown industry": ({"prompt": "mug", "industry": "mining"}, ["industry", "'mining'", *INDUSTRIES]),
     "unknown style": ({"prompt": "mug", "style": "Bold"}, ["style", "'Bold'", *STYLES]),
     "long style": ({"prompt": "mug", "style": "x" * 9_000}, ["style", "9000 characters", *STYLES]),
@@ -64,7 +70,7 @@ REFUSED = {
     "unknown model": ({"prompt": "mug", "model": "sd3"}, ["model", "'sd3'", "flux, sdxl"]),
     "unknown scheduler": (
         {"prompt": "mug", "scheduler": "PNDMScheduler"},
-        ["scheduler", "'PNDMScheduler'", "FlowMatchEulerDiscreteScheduler", "DDIMScheduler"],
+        ["scheduler: 'PNDMScheduler' is not one of flux's; choices: FlowMatchEulerDiscreteScheduler"],
     ),
     "scheduler of the other model": (
         {"prompt": "mug", "scheduler": "DDIMScheduler"},
@@ -107,6 +113,7 @@ JSON_TYPE = "application/json"
 JSON = {"Content-Type": JSON_TYPE}
 MALFORMED = {
     "nothing": (b"", JSON, 422, ["body: is required"]),
+    "a field twice": (b'{"prompt": "mug", "seed": 1, "seed": 2}', JSON, 422, ["body: 'seed' is given twice"]),
     "half": (b'{"prompt": "mug"', JSON, 400, ["not JSON", "character 16"]),
     "not UTF-8": (b'{"prompt": "\xff"}', JSON, 400, ["body"]),
     "too deep": (b"[" * 60_000, JSON, 400, ["body"]),
