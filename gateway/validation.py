@@ -12,7 +12,8 @@ from gateway.intake import FILE, FORM
 from gateway.problems import ErrorItem, Problem, shown
 from gateway.schemas import SEEDS, GenerateRequest, LoraChoice
 
-DETAILED_ERRORS = 3
+DETAILED_ERRORS, LISTED_ERRORS = 3, 20  # a body may have a hundred thousand
+LONGEST_NAME = max(map(len, GenerateRequest.model_fields)) + 5  # of what may be meant for a field's
 INTEGER, NUMBER, RANGE = "not an integer", "not a number", "not in {range}"
 # For types of pydantic's whose own words are of its inside, or tell one end of a range only.
 MESSAGES = {
@@ -34,17 +35,21 @@ MESSAGES = {
     "less_than": RANGE,
     "less_than_equal": RANGE,
 }
+EXAMPLES = {
+    model: json.dumps(model.model_json_schema()["example"]) for model in (GenerateRequest, LoraChoice)
+}
 RANGES = {"seed": f"0..{SEEDS - 1}", "scale": str(LORA_SCALE)}
 
 
 def problem_of(error: RequestValidationError) -> Problem:
-    return invalid([_item(entry) for entry in error.errors()])
+    found = error.errors()
+    return invalid([_item(entry) for entry in found[:LISTED_ERRORS]], len(found))
 
 
-def invalid(items: list[ErrorItem]) -> Problem:
-    """The 422 answer for these errors; its detail spells out the first few."""
+def invalid(items: list[ErrorItem], found: int = 0) -> Problem:
+    """The 422 answer for these errors, of `found` if that is more; its detail spells out the first few."""
     said = [_sentence(item) for item in items[:DETAILED_ERRORS]]
-    more = len(items) - len(said)
+    more = max(found, len(items)) - len(said)
     return Problem(422, "Invalid request", "; ".join(said) + (f"; and {more} more" if more else ""), items)
 
 
@@ -60,20 +65,18 @@ def _message(entry: Mapping[str, Any]) -> str:
     """What is wrong: MESSAGES, or pydantic's own words, but for those that name a class of ours."""
     model = LoraChoice if "loras" in entry["loc"] else GenerateRequest
     if entry["type"] != "extra_forbidden":
-        said = MESSAGES.get(entry["type"], "{msg}")
-        example, places = json.dumps(model.model_json_schema()["example"]), entry["loc"]
+        said, facts = MESSAGES.get(entry["type"], "{msg}"), entry.get("ctx", {})
         return said.format(
-            msg=entry["msg"], example=example, range=RANGES.get(places[-1]), **entry.get("ctx", {})
+            msg=entry["msg"], example=EXAMPLES[model], range=RANGES.get(entry["loc"][-1]), **facts
         )
     if entry["loc"] == ("body", FILE):
         return f"a file; send it as {FORM} (curl -F {FILE}=@FILE), or its address as base_image_url"
-    return _unknown(str(entry["loc"][-1]), list(model.model_fields))
+    return _unknown(str(entry["loc"][-1])[:LONGEST_NAME], list(model.model_fields))
 
 
 def _unknown(name: str, fields: list[str]) -> str:
-    near = get_close_matches(name.lower(), fields, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown field; {meant}fields: {', '.join(fields)}"
+    meant = [f"did you mean {near}? " for near in get_close_matches(name.lower(), fields, n=1)]
+    return f"unknown field; {''.join(meant)}fields: {', '.join(fields)}"
 
 
 def _sentence(item: ErrorItem) -> str:

@@ -150,6 +150,12 @@ def test_a_bad_field_is_named_with_its_value_and_the_choices(gateway: Gateway, n
     assert gateway.post(prompt="a mug", num_inference_steps=1).status_code == 200
 
 
+def test_of_very_many_faults_a_few_are_told_and_all_are_counted(gateway: Gateway) -> None:
+    unknown = {f"field-{number}": number for number in range(50_000)} | {"x" * 1_000_000: 1}
+    problem = is_problem(gateway.post(prompt="a mug", **unknown), 422, "field-0: unknown", "and 49998 more")
+    assert len(problem["errors"]) == 20 and len(str(problem)) < 20_000
+
+
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_bad_body_is_refused(gateway: Gateway, name: str) -> None:
     content, headers, status, words = MALFORMED[name]
