@@ -261,7 +261,7 @@ def test_a_prediction_that_is_not_finite_ends_its_own_sample_only(unet: Counting
     [
         ({"num_inference_steps": 101}, r"num_inference_steps 101 is not in 1\.\.100"),
         ({"height": 80}, "height 80 is not a multiple of 32"),
-        ({"strength": 0.0}, r"strength 0.0 is not in \(0, 1\]"),
+        ({"strength": 0.0}, r"strength 0.0 is not above 0 and at most 1"),
         ({"strength": 0.05}, r"strength 0\.05 of num_inference_steps 4 .* at least 0\.25"),
         (
             {"scheduler": "FlowMatchEulerDiscreteScheduler"},

@@ -18,7 +18,8 @@ from finetune import checker, evaluate
 from finetune.captions import held_out_prompts
 from finetune.dataset import as_model_input
 from finetune.scene import ATTRIBUTES
-from gateway.demo import EXAMPLE_PROMPT, DemoError, fetch
+from gateway.demo import EXAMPLE_SEED, DemoError, fetch
+from gateway.schemas import EXAMPLE_PROMPT
 
 PROMPTS = [
     EXAMPLE_PROMPT,
@@ -63,10 +64,10 @@ def test_a_seed_that_was_drawn_is_told_and_gives_the_picture_again(service: Serv
     assert fetch(answer["generated_image_url"]) == service.png(EXAMPLE_PROMPT, seed=answer["seed"])
 
 
-def test_the_example_prompt_draws_a_smartphone_on_dark(service: Service) -> None:
-    pixels = service.picture(EXAMPLE_PROMPT, seed=1)
+def test_the_example_prompt_draws_a_yellow_backpack_on_teal(service: Service) -> None:
+    pixels = service.picture(EXAMPLE_PROMPT, seed=EXAMPLE_SEED)
     seen = {name: ATTRIBUTES[name][logits.argmax()] for name, logits in look(pixels).items()}
-    assert (seen["product"], seen["background"]) == ("smartphone", "dark")
+    assert (seen["product"], seen["colour"], seen["background"]) == ("backpack", "yellow", "teal")
 
 
 def look(pixels: np.ndarray) -> dict[str, torch.Tensor]:
