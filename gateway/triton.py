@@ -12,6 +12,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from families.control import PRIORITY_CLASS, SENDS_CANCEL
+from gateway.calls import Calls
 from gateway.control import Control, Progress
 from gateway.faults import fault_of
 from gateway.limits import Limits
@@ -56,10 +57,11 @@ class TritonClient:
         self._proof_ends: dict[str, float] = {}
         self._probing = asyncio.Lock()
         self._drawing: Counter[str] = Counter()
-        self._control = Control(self._client, probe_seconds)
+        self._control, self._calls = Control(self._client, probe_seconds), Calls()
 
     async def close(self) -> None:
         await self._control.settled()
+        await self._calls.settled()
         await self._client.close()
 
     async def limits(self, order: Order) -> Limits:
@@ -83,8 +85,8 @@ class TritonClient:
     async def draw(self, sample: Sample, key: str) -> Picture:
         """The picture of `sample`. `key` names the request in Triton, and must be its own.
 
-        Cancelling the awaiting task cancels the call, and so does a deadline that passes. On Triton 2.51 the
-        models inside an ensemble do not see that, so the scheduler is told.
+        When the awaiting task is cancelled or the deadline passes, the scheduler is told to end the request:
+        the models inside an ensemble do not see a call cancelled (Triton 2.51), and see `calls`.
         """
         family, unanswered = sample.order.family.name, list[str]()
         self._drawing[family] += 1
@@ -111,11 +113,11 @@ class TritonClient:
 
         async def infer(timeout: float) -> Any:
             unanswered.append(tried := next(keys))
-            times = {"client_timeout": timeout, "timeout": int(timeout * 1e6)}
+            call = self._client.infer(
+                name, inputs, request_id=tried, parameters=parameters, timeout=int(timeout * 1e6)
+            )
             try:
-                reply = await self._client.infer(
-                    name, inputs, request_id=tried, parameters=parameters, **times
-                )
+                reply = await self._calls.reply(call, timeout)
             except InferenceServerException as error:
                 fault = fault_of(error)
                 if fault.absent:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from gateway_support import Gateway, Liar, gateway_before, write_repository
 
+from gateway import calls
 from serving import EmbeddedTriton
 
 
@@ -24,6 +25,12 @@ def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def gateway(triton: EmbeddedTriton, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway_before(triton.grpc_url, tmp_path_factory.mktemp("images")) as gateway:
         yield gateway
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in has none that could be told to end a request, so its calls are cancelled, and soon."""
+    monkeypatch.setattr(calls, "LET_END_SECONDS", 0.3)
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """What Triton can do wrong, each row of the fault table: the answer, the number of tries, nothing stored."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import numpy as np
 import pytest
 from gateway_support import (
@@ -19,6 +22,7 @@ from gateway_support import (
 )
 from tritonclient.grpc import service_pb2
 
+from gateway import calls
 from gateway.faults import FAULTS
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -83,6 +87,27 @@ def test_a_model_that_has_gone_is_told_from_the_next_request_on(liar: Liar, lied
     liar.served = {"sdxl_text_to_image"}
     is_problem(lied_to.post(prompt="a mug"), 503, "try again later")
     is_problem(lied_to.post(prompt="a mug"), 422, "choices: text_to_image by model 'sdxl'")
+
+
+def test_a_call_that_nobody_waits_for_ends_by_itself(
+    liar: Liar, lied_to: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LET_END_SECONDS", 20)
+    ended, active = threading.Event(), list[bool]()
+
+    def slow(request: Any, context: grpc.ServicerContext) -> Any:
+        ended.wait(10)
+        active.append(context.is_active())
+        return good_reply()
+
+    liar.reply = slow
+    with httpx2.Client(trust_env=False, timeout=0.5) as client, pytest.raises(httpx2.ReadTimeout):
+        client.post(f"{lied_to.url}/generate-image", json={"prompt": "a mug"})
+    assert eventually(lambda: len(liar.cancelled) == 1)
+    time.sleep(0.5)  # a call that is cancelled would have been by now
+    ended.set()
+    assert eventually(lambda: active == [True])
+    assert lied_to.stored == set()
 
 
 def test_the_table_is_tested_whole() -> None:
